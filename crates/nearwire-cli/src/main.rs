@@ -1,0 +1,2 @@
+//! The `nearwire` command.
+fn main() {}

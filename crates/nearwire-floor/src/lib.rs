@@ -1,0 +1,1 @@
+//! What the hardware gives: the yardstick that Nearwire's benchmarks are measured against.

@@ -1,0 +1,1 @@
+//! Calls between processes on one machine, at the speed of shared memory.
