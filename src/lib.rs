@@ -1,1 +1,3 @@
 //! Calls between processes on one machine, at the speed of shared memory.
+
+pub mod proto;
