@@ -1,3 +1,21 @@
 //! Calls between processes on one machine, at the speed of shared memory.
 
+#![deny(unsafe_code)]
+
+mod error;
+pub mod layout;
 pub mod proto;
+pub mod ring;
+#[allow(unsafe_code)]
+mod segment;
+mod settings;
+mod sync;
+#[allow(unsafe_code)]
+mod sys;
+mod waiter;
+
+pub use error::{
+    CloseReason, Code, DirectoryFault, Error, Identity, RefusedCode, Result, SegmentRefused,
+    Status, VersionRange, Violation,
+};
+pub use settings::{HugePages, Memory, Spin};

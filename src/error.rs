@@ -1,0 +1,458 @@
+//! What can go wrong, by name.
+
+use crate::ring::RingError;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Shorthand for a result with [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that Nearwire itself reports. What a remote handler reports is a [`Status`], carried
+/// in [`Error::Status`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody serves under this name.
+    #[error(
+        "no server at {}{}: start one, or check the name",
+        path.display(),
+        if *dead { " (its socket is left over from a server that was killed)" } else { "" }
+    )]
+    NoServer {
+        /// The socket's path.
+        path: PathBuf,
+        /// Whether a dead server's socket file is there.
+        dead: bool,
+    },
+    /// Another server has this name.
+    #[error("{} is in use by another server: stop it, or choose another name", path.display())]
+    NameInUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// A name that is neither a path nor a plain file name.
+    #[error("{name:?} is no server name: use letters, digits, '.', '_', '-', or a path with a '/'")]
+    BadName {
+        /// The name as given.
+        name: String,
+    },
+    /// Something that is not a socket has the server's name.
+    #[error("{} exists and is not a socket: remove it, or choose another name", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system limits the length of a socket's path.
+    #[error(
+        "the socket path {} has {len} bytes, the system takes {max}: choose a shorter name or set \
+         NEARWIRE_DIR to a shorter directory", path.display()
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+        /// The longest that the system takes, in bytes.
+        max: usize,
+    },
+    /// The socket's directory is not safe to use.
+    #[error("{}: {fault}", path.display())]
+    Directory {
+        /// The directory, or the socket in it.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: DirectoryFault,
+    },
+    /// The process at the other end is not one that this side deals with.
+    #[error("process {} of user {} is not welcome here: {reason}", peer.pid, peer.uid)]
+    Credentials {
+        /// Who it is.
+        peer: Identity,
+        /// Why not.
+        reason: String,
+    },
+    /// The two sides share no protocol version.
+    #[error(
+        "this side speaks protocol versions {ours}, the server {theirs}: update the older of the two"
+    )]
+    Version {
+        /// This side's lowest and highest version.
+        ours: VersionRange,
+        /// The other side's.
+        theirs: VersionRange,
+    },
+    /// The server refused the connection.
+    #[error("the server refused the connection ({code}): {message}")]
+    Refused {
+        /// The reason as a word.
+        code: RefusedCode,
+        /// The server's explanation.
+        message: String,
+    },
+    /// The peer's segment is not what was agreed.
+    #[error("the peer's shared memory was refused: {0}")]
+    Segment(#[from] SegmentRefused),
+    /// The peer broke the protocol. The connection is closed.
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(Violation),
+    /// The peer is gone, without a goodbye or after one. `executed` tells about a call that was in
+    /// flight.
+    #[error("the connection is closed: {reason}")]
+    Closed {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A message is longer than what the other side accepts. Nothing was sent.
+    #[error(
+        "a message of {len} bytes is above the limit of {limit}: send less, or raise max_message on the receiving side"
+    )]
+    TooLarge {
+        /// Length of the message in bytes.
+        len: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The time is up.
+    #[error("the deadline passed before the answer came")]
+    DeadlineExceeded,
+    /// The server has no such method.
+    #[error("the server has no method {name:?}; it has: {}", known.join(", "))]
+    NoMethod {
+        /// The name asked for.
+        name: String,
+        /// What the server offers, some of it if it is much.
+        known: Vec<String>,
+    },
+    /// More calls in flight than the connection takes.
+    #[error("{limit} calls are in flight, the most that this connection takes: await some first")]
+    TooManyInFlight {
+        /// The limit.
+        limit: usize,
+    },
+    /// The remote handler answered with an error.
+    #[error(transparent)]
+    Status(#[from] Status),
+    /// A typed request or reply could not be turned into bytes, or back.
+    #[error("{what} could not be {did}: {reason}")]
+    Codec {
+        /// Request or reply.
+        what: &'static str,
+        /// Encoded or decoded.
+        did: &'static str,
+        /// What the serialiser says.
+        reason: String,
+    },
+    /// A system call failed.
+    #[error("could not {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Makes an [`Error::Io`] out of what a system call returned.
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io { doing, source }
+    }
+}
+
+impl From<RingError> for Error {
+    fn from(error: RingError) -> Self {
+        Error::Protocol(Violation::Ring(error))
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Io { source, .. } => source.kind(),
+            Error::NoServer { dead: false, .. } => io::ErrorKind::NotFound,
+            Error::NoServer { dead: true, .. } => io::ErrorKind::ConnectionRefused,
+            Error::NameInUse { .. } => io::ErrorKind::AddrInUse,
+            Error::Directory { .. } | Error::Credentials { .. } => io::ErrorKind::PermissionDenied,
+            Error::Closed { .. } => io::ErrorKind::ConnectionReset,
+            Error::DeadlineExceeded => io::ErrorKind::TimedOut,
+            Error::Protocol(_) | Error::Segment(_) => io::ErrorKind::InvalidData,
+            Error::TooLarge { .. } | Error::BadName { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Who a process is, as the system tells it (not as the process says).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Identity {
+    /// Process id.
+    pub pid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+/// A range of protocol versions, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionRange {
+    /// Lowest version.
+    pub min: u16,
+    /// Highest version.
+    pub max: u16,
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max {
+            write!(f, "{}", self.min)
+        } else {
+            write!(f, "{} to {}", self.min, self.max)
+        }
+    }
+}
+
+/// Why a socket's directory is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryFault {
+    /// It does not exist.
+    #[error("the directory does not exist: create it, mode 0700")]
+    Missing,
+    /// It is a symbolic link.
+    #[error("a symbolic link, which somebody could redirect: use the real directory's path")]
+    SymbolicLink,
+    /// It is no directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// It belongs to somebody else.
+    #[error(
+        "belongs to user {is}, this process runs as {me}: use a directory of your own (set NEARWIRE_DIR)"
+    )]
+    Owner {
+        /// The owner's user id.
+        is: u32,
+        /// This process's.
+        me: u32,
+    },
+    /// Others may enter or write it.
+    #[error("mode {is:04o} lets others in: chmod 700 it")]
+    Mode {
+        /// Its mode bits.
+        is: u32,
+    },
+    /// This process may not enter it.
+    #[error(
+        "permission denied: the server belongs to another user, or its directory is closed to you"
+    )]
+    NoAccess,
+}
+
+/// Why a peer's segment was not mapped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentRefused {
+    /// Not an anonymous memory file.
+    #[error("the descriptor is not an anonymous memory file")]
+    NotAMemfd,
+    /// The seals that keep it safe to read are missing.
+    #[error("it is sealed {seals:#x}, needed are {needed:#x}")]
+    NotSealed {
+        /// The seals it has, as the system's bits.
+        seals: u32,
+        /// The seals it needs.
+        needed: u32,
+    },
+    /// Not the size that the handshake agreed on.
+    #[error("it has {is} bytes, agreed were {agreed}")]
+    WrongSize {
+        /// Its size in bytes.
+        is: u64,
+        /// The agreed size in bytes.
+        agreed: u64,
+    },
+    /// Its first words are not those of a segment of this layout.
+    #[error("it does not begin like a segment of this layout")]
+    NotASegment,
+    /// The system would not map it.
+    #[error("it cannot be mapped: {0}")]
+    Unusable(#[source] io::Error),
+}
+
+/// How a peer broke the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// In the ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// In a frame.
+    #[error("{0}")]
+    Frame(String),
+    /// In the handshake or in a control message.
+    #[error("{0}")]
+    Control(String),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// This side closed it.
+    #[error("closed by this side")]
+    Local,
+    /// The peer finished in an orderly way.
+    #[error("the peer finished")]
+    Finished,
+    /// The peer's process ended, or dropped the connection, without a word.
+    #[error("the peer is gone (it exited, was killed, or dropped the connection)")]
+    PeerGone,
+    /// The peer said why it closes.
+    #[error("the peer closed it: {0}")]
+    PeerSays(String),
+    /// An earlier violation of the protocol by the peer.
+    #[error("the peer broke the protocol: {0}")]
+    Violation(Violation),
+}
+
+/// Why a server refuses a connection, as a word that a program can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusedCode {
+    /// A feature that the client insists on is not offered.
+    Features,
+    /// The memory layouts differ.
+    Layout,
+    /// The server does not do calls, messages or bytes as asked.
+    Mode,
+    /// A limit of the server: connections, sizes.
+    Limits,
+    /// The client's user is not welcome.
+    Credentials,
+    /// The server is shutting down.
+    Draining,
+    /// The server did not accept the client's segment.
+    Segment,
+    /// The server did not understand the client.
+    Malformed,
+    /// A code that this version does not know.
+    Other(u16),
+}
+
+impl fmt::Display for RefusedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Features => "features",
+            Self::Layout => "layout",
+            Self::Mode => "mode",
+            Self::Limits => "limits",
+            Self::Credentials => "credentials",
+            Self::Draining => "draining",
+            Self::Segment => "segment",
+            Self::Malformed => "malformed",
+            Self::Other(code) => return write!(f, "code {code}"),
+        })
+    }
+}
+
+/// What a handler answers instead of a reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Status {
+    /// The reason as a code.
+    pub code: Code,
+    /// The reason in words, for people.
+    pub message: String,
+}
+
+impl Status {
+    /// A status of this code with a message for people.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $word:literal;)*) => {
+        /// Codes of a [`Status`]; the numbers are part of the protocol.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+            /// A code of the application's own, 1000 and up, or one this version does not know.
+            Other(u32),
+        }
+
+        impl Code {
+            /// The number that travels.
+            pub fn to_u32(self) -> u32 {
+                match self {
+                    $(Self::$name => $value,)*
+                    Self::Other(code) => code,
+                }
+            }
+
+            /// The code of a number that arrived.
+            pub fn from_u32(code: u32) -> Self {
+                match code {
+                    $($value => Self::$name,)*
+                    other => Self::Other(other),
+                }
+            }
+        }
+
+        impl fmt::Display for Code {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$name => f.write_str($word),)*
+                    Self::Other(code) => write!(f, "code {code}"),
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The caller gave up.
+    Cancelled = 1, "cancelled";
+    /// The handler failed in a way it did not classify.
+    Unknown = 2, "unknown";
+    /// The request makes no sense to the handler.
+    InvalidArgument = 3, "invalid argument";
+    /// The deadline passed.
+    DeadlineExceeded = 4, "deadline exceeded";
+    /// There is no such thing.
+    NotFound = 5, "not found";
+    /// It exists already.
+    AlreadyExists = 6, "already exists";
+    /// Not allowed.
+    PermissionDenied = 7, "permission denied";
+    /// A limit was reached.
+    ResourceExhausted = 8, "resource exhausted";
+    /// Not in the state for it.
+    FailedPrecondition = 9, "failed precondition";
+    /// The server does not do this.
+    Unimplemented = 12, "unimplemented";
+    /// The handler panicked or broke.
+    Internal = 13, "internal error";
+    /// Not now.
+    Unavailable = 14, "unavailable";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_survive_the_wire() {
+        for number in (0..20).chain([1000, u32::MAX]) {
+            assert_eq!(Code::from_u32(number).to_u32(), number);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The consuming end of a ring.
+
+use super::{CLOSE, COMMITTED, Cursors, FILLER, LEN_MASK, RingError, Source, TAG_SHIFT};
+use crate::layout::{WORD, max_body, record_size};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+
+/// How many records one [`Consumer::drain`] takes at most unless told otherwise: enough to spread
+/// the cost of a round over, few enough to keep a neighbour waiting only microseconds.
+pub const RECORDS_PER_DRAIN: usize = 256;
+
+/// The one consumer of a ring.
+///
+/// Nothing here blocks or makes a system call.
+#[derive(Debug)]
+pub struct Consumer<S, O> {
+    /// The producer's bytes: hostile, and possibly changing.
+    source: S,
+    /// This side's own words, of which the head is stored here.
+    own: O,
+    /// Bytes in the ring, a power of two. This side's own copy.
+    capacity: usize,
+    /// Position of the next record. Exact.
+    head: u64,
+    /// The head as the producer may see it. Lags by at most a quarter of the ring.
+    published: u64,
+}
+
+/// What lies at the consumer's position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// Nothing yet.
+    Empty,
+    /// At least one record.
+    Data,
+    /// Nothing any more: the producer closed the ring and everything was consumed.
+    Closed,
+}
+
+impl<S: Source, O: Cursors> Consumer<S, O> {
+    /// A consumer at the start of a ring of `capacity` bytes.
+    ///
+    /// # Panics
+    /// If `capacity` is not a power of two of at least 32.
+    pub fn new(source: S, own: O, capacity: usize) -> Self {
+        assert!(
+            capacity.is_power_of_two() && capacity >= 4 * WORD,
+            "capacity {capacity}"
+        );
+        Self {
+            source,
+            own,
+            capacity,
+            head: 0,
+            published: 0,
+        }
+    }
+
+    /// Bytes in the ring.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How far the ring was consumed, in bytes since it began.
+    pub fn position(&self) -> u64 {
+        self.head
+    }
+
+    #[inline(always)]
+    fn offset(&self) -> usize {
+        self.head as usize & (self.capacity - 1)
+    }
+
+    #[inline(always)]
+    fn load_word(&self) -> u64 {
+        // SYNC: commit-publish (invariant 3)
+        self.source.word(self.offset()).load(Acquire)
+    }
+
+    /// Looks what lies at the head, without consuming. A filler counts as data.
+    #[inline(always)]
+    pub fn ready(&self) -> Ready {
+        match self.load_word() {
+            0 => Ready::Empty,
+            CLOSE => Ready::Closed,
+            _ => Ready::Data,
+        }
+    }
+
+    /// Hands the next record to `visit` and consumes it. `None` if there is none, or none any
+    /// more; [`ready`](Self::ready) tells which.
+    ///
+    /// # Errors
+    /// [`RingError::BadCommitWord`] if the producer wrote what no honest one writes.
+    #[inline(always)]
+    pub fn pop<R>(
+        &mut self,
+        visit: impl FnOnce(Record<'_, S>) -> R,
+    ) -> Result<Option<R>, RingError> {
+        let mut word = self.load_word();
+        if word & FILLER != 0 && !self.skip_filler(&mut word)? {
+            return Ok(None);
+        }
+        if word == 0 {
+            return Ok(None);
+        }
+        let offset = self.offset();
+        let len = (word & LEN_MASK) as usize;
+        let size = record_size(len);
+        // The length was loaded once and is checked before it is used (design: hostile peer).
+        if word & COMMITTED == 0 || len > max_body(self.capacity) || size > self.capacity - offset {
+            return Err(RingError::BadCommitWord {
+                word,
+                position: self.head,
+            });
+        }
+        let record = Record {
+            source: &self.source,
+            tag: (word >> TAG_SHIFT) as u32,
+            body: offset + WORD,
+            len,
+        };
+        let result = visit(record);
+        self.head += size as u64;
+        if self.head - self.published >= (self.capacity / 4) as u64 {
+            self.release();
+        }
+        Ok(Some(result))
+    }
+
+    /// Hands up to `max` records to `visit` and consumes them. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop); the records before the bad word were visited.
+    #[inline(always)]
+    pub fn drain(
+        &mut self,
+        max: usize,
+        mut visit: impl FnMut(Record<'_, S>),
+    ) -> Result<usize, RingError> {
+        let mut count = 0;
+        while count < max && self.pop(&mut visit)?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Shows the producer how far the ring was consumed. Returns whether that is news.
+    ///
+    /// [`pop`](Self::pop) does it by itself per quarter of the ring; who finds the ring empty, or
+    /// stops consuming, calls it.
+    #[inline(always)]
+    pub fn release(&mut self) -> bool {
+        if self.published == self.head {
+            return false;
+        }
+        // SYNC: head-release (invariant 4)
+        self.own.head().store(self.head, Release);
+        self.published = self.head;
+        true
+    }
+
+    /// Position that the producer may know of: what [`release`](Self::release) stored last.
+    pub fn released(&self) -> u64 {
+        self.published
+    }
+
+    /// Goes over a filler to the ring's start and loads the word there. False at the end: CLOSE,
+    /// or nothing behind the filler yet (which an honest producer publishes together).
+    #[cold]
+    #[inline(never)]
+    fn skip_filler(&mut self, word: &mut u64) -> Result<bool, RingError> {
+        if *word == CLOSE {
+            return Ok(false);
+        }
+        let to_end = self.capacity - self.offset();
+        let size = WORD as u64 + (*word & LEN_MASK);
+        // A filler ends exactly at the ring's end, is shorter than the longest record and carries
+        // no tag; so no two fillers can follow one another and this loop has one turn.
+        if *word >> TAG_SHIFT != 0
+            || *word & COMMITTED == 0
+            || size != to_end as u64
+            || to_end >= record_size(max_body(self.capacity))
+        {
+            return Err(RingError::BadCommitWord {
+                word: *word,
+                position: self.head,
+            });
+        }
+        self.head += size;
+        *word = self.load_word();
+        if *word == CLOSE {
+            return Ok(false);
+        }
+        if *word & FILLER != 0 {
+            return Err(RingError::BadCommitWord {
+                word: *word,
+                position: self.head,
+            });
+        }
+        Ok(*word != 0)
+    }
+}
+
+/// One record, still in the ring. Its bytes may change under a hostile producer, so they can only
+/// be copied out.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a, S> {
+    source: &'a S,
+    tag: u32,
+    /// Offset of the body's first byte; the body was checked to lie inside the ring.
+    body: usize,
+    len: usize,
+}
+
+impl<S: Source> Record<'_, S> {
+    /// The tag that the producer gave.
+    #[inline(always)]
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// Length of the body in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the body is empty.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies the body from `at` on into `to`, as many bytes as `to` has.
+    ///
+    /// # Panics
+    /// If the body is shorter than `at + to.len()`.
+    #[inline(always)]
+    pub fn read(&self, at: usize, to: &mut [u8]) {
+        assert!(
+            at <= self.len && to.len() <= self.len - at,
+            "read beyond the record"
+        );
+        self.source.copy_out(self.body + at, to);
+    }
+
+    /// The little-endian word `at` bytes from the body's start, or `None` if it is not inside.
+    ///
+    /// # Panics
+    /// If `at` is not a multiple of eight.
+    #[inline(always)]
+    pub fn read_u64(&self, at: usize) -> Option<u64> {
+        assert!(at % WORD == 0, "unaligned word");
+        if at + WORD > self.len {
+            return None;
+        }
+        Some(u64::from_le(self.source.word(self.body + at).load(Relaxed)))
+    }
+
+    /// Appends the body from `at` on to `to`; nothing if the body is shorter.
+    #[inline(always)]
+    pub fn append_to(&self, at: usize, to: &mut Vec<u8>) {
+        if at < self.len {
+            let start = to.len();
+            to.resize(start + self.len - at, 0);
+            self.source.copy_out(self.body + at, &mut to[start..]);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What the ring's algorithms need of the memory they run over.
+//!
+//! The algorithms are generic over these small traits so that the very same code runs over a
+//! shared segment ([`crate::segment`]), over plain heap words in property tests, and over loom's
+//! atomics in the models. Offsets are in bytes from the first data byte of the ring.
+
+use crate::sync::AtomicU64;
+
+/// The words by which one side of a connection tells the other how far it is.
+///
+/// The side that owns the segment writes them; the other side only loads them and believes none
+/// of them without a check.
+pub trait Cursors {
+    /// How far the owner has consumed the other side's ring, in bytes since the connection began.
+    fn head(&self) -> &AtomicU64;
+    /// How far the owner has published its own ring. For observers: it may lag behind.
+    fn tail(&self) -> &AtomicU64;
+    /// Odd while the owner sleeps, or is about to, until there is data in the other side's ring.
+    fn data_parked(&self) -> &AtomicU64;
+    /// Odd while the owner sleeps, or is about to, until there is space in its own ring.
+    fn space_parked(&self) -> &AtomicU64;
+}
+
+/// The data bytes of a ring, seen by its consumer.
+pub trait Source {
+    /// The aligned word at `offset`.
+    ///
+    /// # Panics
+    /// If `offset` is not a multiple of eight inside the ring. The ring masks its own cursors, so
+    /// no value that a peer writes can cause it.
+    fn word(&self, offset: usize) -> &AtomicU64;
+    /// Copies `to.len()` bytes out, from `offset` on.
+    ///
+    /// The bytes may be changing meanwhile; any mixture of old and new ones may arrive.
+    ///
+    /// # Panics
+    /// If the range leaves the ring; the ring checks lengths before it copies.
+    fn copy_out(&self, offset: usize, to: &mut [u8]);
+}
+
+/// The data bytes of a ring, seen by its one producer.
+pub trait Sink {
+    /// The aligned word at `offset`. Panics like [`Source::word`].
+    fn word(&self, offset: usize) -> &AtomicU64;
+    /// Copies `from` in, from `offset` on. Panics like [`Source::copy_out`].
+    fn copy_in(&mut self, offset: usize, from: &[u8]);
+}
+
+/// A [`Sink`] whose bytes can be written in place.
+///
+/// Only memory that nobody else writes can offer this: a segment's owner can, a peer cannot.
+pub trait InPlace: Sink {
+    /// The bytes from `offset` on, `len` of them. Panics like [`Source::copy_out`].
+    fn slice_mut(&mut self, offset: usize, len: usize) -> &mut [u8];
+    /// Asks the processor to fetch the line at `offset` for writing. Any offset is allowed.
+    fn prefetch(&self, offset: usize);
+}
+
+/// Rings over plain words of this process, for models and property tests.
+#[cfg(test)]
+pub(crate) mod heap {
+    use super::*;
+    use crate::sync::Ordering::Relaxed;
+    #[cfg(loom)]
+    use loom::sync::Arc;
+    #[cfg(not(loom))]
+    use std::sync::Arc;
+
+    /// One side's segment made of words on the heap.
+    #[derive(Debug, Clone)]
+    pub(crate) struct HeapSegment(Arc<Inner>);
+
+    #[derive(Debug)]
+    struct Inner {
+        head: AtomicU64,
+        tail: AtomicU64,
+        data_parked: AtomicU64,
+        space_parked: AtomicU64,
+        data: Vec<AtomicU64>,
+    }
+
+    impl HeapSegment {
+        pub(crate) fn new(capacity: usize) -> Self {
+            Self(Arc::new(Inner {
+                head: AtomicU64::new(0),
+                tail: AtomicU64::new(0),
+                data_parked: AtomicU64::new(0),
+                space_parked: AtomicU64::new(0),
+                data: (0..capacity / 8).map(|_| AtomicU64::new(0)).collect(),
+            }))
+        }
+    }
+
+    impl Cursors for HeapSegment {
+        fn head(&self) -> &AtomicU64 {
+            &self.0.head
+        }
+        fn tail(&self) -> &AtomicU64 {
+            &self.0.tail
+        }
+        fn data_parked(&self) -> &AtomicU64 {
+            &self.0.data_parked
+        }
+        fn space_parked(&self) -> &AtomicU64 {
+            &self.0.space_parked
+        }
+    }
+
+    impl Source for HeapSegment {
+        fn word(&self, offset: usize) -> &AtomicU64 {
+            assert!(offset % 8 == 0);
+            &self.0.data[offset / 8]
+        }
+        fn copy_out(&self, offset: usize, to: &mut [u8]) {
+            let mut done = 0;
+            while done < to.len() {
+                let (index, skip) = ((offset + done) / 8, (offset + done) % 8);
+                let count = (8 - skip).min(to.len() - done);
+                let word = self.0.data[index].load(Relaxed).to_le_bytes();
+                to[done..done + count].copy_from_slice(&word[skip..skip + count]);
+                done += count;
+            }
+        }
+    }
+
+    impl Sink for HeapSegment {
+        fn word(&self, offset: usize) -> &AtomicU64 {
+            Source::word(self, offset)
+        }
+        fn copy_in(&mut self, offset: usize, from: &[u8]) {
+            let mut done = 0;
+            while done < from.len() {
+                let (index, skip) = ((offset + done) / 8, (offset + done) % 8);
+                let count = (8 - skip).min(from.len() - done);
+                let mut word = self.0.data[index].load(Relaxed).to_le_bytes();
+                word[skip..skip + count].copy_from_slice(&from[done..done + count]);
+                self.0.data[index].store(u64::from_le_bytes(word), Relaxed);
+                done += count;
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Settings that several layers share.
+
+use std::time::Duration;
+
+/// Which pages a segment is made of. A wish: what cannot be had is logged and replaced by
+/// ordinary pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum HugePages {
+    /// Ordinary pages. Right for rings below a few MiB.
+    #[default]
+    Never,
+    /// Ask for transparent huge pages (Linux: `madvise`; needs `shmem_enabled` set to `advise`).
+    Transparent,
+    /// Take pages from the reserved pool (Linux: hugetlb, `nr_hugepages`). Each segment then takes
+    /// at least one huge page, 2 MiB.
+    Reserved,
+}
+
+/// How a segment's memory is obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Which pages to ask for.
+    pub huge_pages: HugePages,
+    /// Touch every page at creation, so that no page fault comes later. Costs resident memory for
+    /// connections that stay idle.
+    pub pre_touch: bool,
+}
+
+/// How long a waiting side looks at the ring before it sleeps in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spin {
+    /// The longest that one wait may spin. Zero means never. The real spin adapts below this
+    /// bound: it grows when spinning found something and shrinks when it did not.
+    pub budget: Duration,
+    /// Learn from whether spinning paid. If not set, every wait spins for the whole budget.
+    pub adaptive: bool,
+}
+
+impl Spin {
+    /// Never spin: every wait goes to the kernel at once.
+    pub const NEVER: Self = Self {
+        budget: Duration::ZERO,
+        adaptive: false,
+    };
+}
+
+impl Default for Spin {
+    /// Adaptive, at most 50 µs: about what waking a sleeping core costs (docs: tuning).
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_micros(50),
+            adaptive: true,
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Sealed memfds: segments that only their creator can write and nobody can shrink.
+
+use crate::error::SegmentRefused;
+use crate::settings::{HugePages, Memory};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::io;
+use std::ptr::NonNull;
+
+/// Size of a huge page where hugetlb is asked for. Two MiB is the size that every x86-64 and, with
+/// 4 KiB base pages, every aarch64 kernel offers.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// What the creator promises by sealing: the size stays, nobody else gets a writable mapping, and
+/// the promise stays.
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::FUTURE_WRITE)
+    .union(SealFlags::SEAL);
+
+/// A segment as it travels to the peer.
+#[derive(Debug)]
+pub(crate) struct SegmentHandle(OwnedFd);
+
+impl From<OwnedFd> for SegmentHandle {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for SegmentHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Pages of a segment in this process, unmapped when dropped.
+///
+/// Only says where the pages are; [`crate::segment`] decides who may touch them how.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    huge_pages: bool,
+}
+
+// SAFETY: a mapping is an address range that stays valid until the drop, in every thread of the
+// process; the type itself gives no access to the bytes.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// First byte; aligned to a page.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether huge pages were really obtained.
+    pub(crate) fn huge_pages(&self) -> bool {
+        self.huge_pages
+    }
+
+    fn map(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags) -> io::Result<Self> {
+        // SAFETY: the kernel chooses the address, so no mapping of this process is replaced; the
+        // length is not zero (callers map at least a page).
+        let base =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0)? };
+        let base = NonNull::new(base.cast()).expect("mmap gave the null page without MAP_FIXED");
+        Ok(Self {
+            base,
+            len,
+            huge_pages: false,
+        })
+    }
+
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        let base = self.base.as_ptr().cast::<c_void>();
+        // SAFETY: the range is exactly this mapping, and none of the advices used here (populate,
+        // huge page) changes what the bytes are.
+        unsafe { rustix::mm::madvise(base, self.len, advice)? };
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map` and is unmapped only here; whoever took the
+        // address holds this mapping alive (`segment` keeps it in an Arc).
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// Bytes in a page.
+pub(crate) fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// Creates a zeroed segment of at least `len` bytes, maps it for writing, and seals it so that
+/// nobody, this process included, can map it for writing again or change its size.
+///
+/// Huge pages and pre-touching are wishes: what cannot be had is logged with the reason.
+pub(crate) fn create_segment(len: usize, memory: &Memory) -> io::Result<(SegmentHandle, Mapping)> {
+    if memory.huge_pages == HugePages::Reserved {
+        match create_with(
+            len.next_multiple_of(HUGE_PAGE),
+            MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        ) {
+            Ok((fd, mut mapping)) => {
+                mapping.huge_pages = true;
+                // hugetlb pages were reserved by the mapping; touching cannot fail afterwards.
+                pre_touch(&mapping, memory);
+                return Ok((fd, mapping));
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "no reserved huge pages for a segment, using ordinary pages \
+                 (is /proc/sys/vm/nr_hugepages large enough?)"
+            ),
+        }
+    }
+    let (fd, mut mapping) = create_with(len, MemfdFlags::empty())?;
+    if memory.huge_pages == HugePages::Transparent {
+        match transparent_huge_pages_for_shared_memory() {
+            Ok(()) => match mapping.advise(Advice::LinuxHugepage) {
+                Ok(()) => mapping.huge_pages = len >= HUGE_PAGE,
+                Err(error) => tracing::warn!(%error, "no transparent huge pages for a segment"),
+            },
+            Err(reason) => tracing::warn!("no transparent huge pages for a segment: {reason}"),
+        }
+    }
+    pre_touch(&mapping, memory);
+    Ok((fd, mapping))
+}
+
+fn pre_touch(mapping: &Mapping, memory: &Memory) {
+    if memory.pre_touch {
+        if let Err(error) = mapping.advise(Advice::LinuxPopulateWrite) {
+            tracing::warn!(%error, "a segment could not be touched in advance");
+        }
+    }
+}
+
+/// Whether the kernel would give transparent huge pages to shared memory that asks for them.
+fn transparent_huge_pages_for_shared_memory() -> Result<(), String> {
+    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let setting = std::fs::read_to_string(SETTING).map_err(|e| format!("{SETTING}: {e}"))?;
+    let chosen = setting.split(['[', ']']).nth(1).unwrap_or("never");
+    match chosen {
+        "always" | "advise" | "within_size" | "force" => Ok(()),
+        other => Err(format!("{SETTING} says {other}; it must say advise")),
+    }
+}
+
+fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mapping)> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
+    // A kernel before 6.3 does not know NOEXEC_SEAL.
+    let fd = match rustix::fs::memfd_create("nearwire", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("nearwire", flags)?,
+        other => other?,
+    };
+    rustix::fs::ftruncate(&fd, len as u64)?;
+    // The one writable mapping there will ever be is made before the seal forbids new ones.
+    let mapping = Mapping::map(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    Ok((SegmentHandle(fd), mapping))
+}
+
+/// Checks a segment that a peer sent and maps it for reading.
+///
+/// Nothing is mapped before kind, seals and size are what was agreed: reading an unsealed or
+/// shorter file would kill this process with SIGBUS as soon as the peer truncates it.
+pub(crate) fn open_segment(handle: SegmentHandle, len: usize) -> Result<Mapping, SegmentRefused> {
+    let fd = handle.as_fd();
+    // Only memfds (and other shmem files) have seals at all.
+    let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| SegmentRefused::NotAMemfd)?;
+    if !seals.contains(SEALS) {
+        return Err(SegmentRefused::NotSealed {
+            seals: seals.bits(),
+            needed: SEALS.bits(),
+        });
+    }
+    let stat = rustix::fs::fstat(fd).map_err(|e| SegmentRefused::Unusable(e.into()))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        return Err(SegmentRefused::NotAMemfd);
+    }
+    let huge_pages = is_hugetlb(fd).map_err(SegmentRefused::Unusable)?;
+    let expected = if huge_pages {
+        len.next_multiple_of(HUGE_PAGE)
+    } else {
+        len
+    };
+    if stat.st_size != expected as i64 {
+        return Err(SegmentRefused::WrongSize {
+            is: stat.st_size as u64,
+            agreed: expected as u64,
+        });
+    }
+    let mut mapping =
+        Mapping::map(fd, expected, ProtFlags::READ).map_err(SegmentRefused::Unusable)?;
+    if huge_pages {
+        // A hugetlb page that the pool cannot supply is a SIGBUS at first touch. Populating
+        // reports it as an error instead, and the seals keep the creator from taking pages away
+        // again (FUTURE_WRITE forbids punching holes).
+        mapping
+            .advise(Advice::LinuxPopulateRead)
+            .map_err(SegmentRefused::Unusable)?;
+        mapping.huge_pages = true;
+    }
+    Ok(mapping)
+}
+
+fn is_hugetlb(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+    #[allow(clippy::unnecessary_cast)] // the field's type differs by architecture
+    Ok(rustix::fs::fstatfs(fd)?.f_type as i64 == HUGETLBFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Memory {
+        Memory::default()
+    }
+
+    #[test]
+    fn the_receiver_cannot_write_or_resize() {
+        let (handle, mapping) = create_segment(8192, &plain()).unwrap();
+        assert_eq!(mapping.len(), 8192);
+        assert!(Mapping::map(handle.as_fd(), 8192, ProtFlags::READ | ProtFlags::WRITE).is_err());
+        assert!(rustix::io::pwrite(handle.as_fd(), b"x", 0).is_err());
+        assert!(rustix::fs::ftruncate(handle.as_fd(), 4096).is_err());
+        assert!(rustix::fs::ftruncate(handle.as_fd(), 16384).is_err());
+        let read_only = open_segment(handle, 8192).unwrap();
+        let page = read_only.base().as_ptr().cast();
+        // SAFETY: asks for rights on this test's own mapping; the kernel must refuse.
+        let raised = unsafe { rustix::mm::mprotect(page, 4096, rustix::mm::MprotectFlags::WRITE) };
+        assert!(raised.is_err(), "a sealed segment became writable");
+    }
+
+    #[test]
+    fn what_is_not_a_sealed_segment_is_refused() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let unsealed = rustix::fs::memfd_create("test", flags).unwrap();
+        rustix::fs::ftruncate(&unsealed, 4096).unwrap();
+        assert!(matches!(
+            open_segment(unsealed.into(), 4096),
+            Err(SegmentRefused::NotSealed { .. })
+        ));
+
+        let half = rustix::fs::memfd_create("test", flags).unwrap();
+        rustix::fs::ftruncate(&half, 4096).unwrap();
+        rustix::fs::fcntl_add_seals(&half, SealFlags::SHRINK | SealFlags::GROW).unwrap();
+        assert!(matches!(
+            open_segment(half.into(), 4096),
+            Err(SegmentRefused::NotSealed { .. })
+        ));
+
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        assert!(matches!(
+            open_segment(OwnedFd::from(file).into(), 4096),
+            Err(SegmentRefused::NotAMemfd)
+        ));
+
+        let (handle, _mapping) = create_segment(8192, &plain()).unwrap();
+        assert!(matches!(
+            open_segment(handle, 4096),
+            Err(SegmentRefused::WrongSize {
+                is: 8192,
+                agreed: 4096
+            })
+        ));
+    }
+
+    #[test]
+    fn missing_huge_pages_fall_back() {
+        let memory = Memory {
+            huge_pages: HugePages::Reserved,
+            pre_touch: true,
+        };
+        let (handle, mapping) = create_segment(8192, &memory).unwrap();
+        let len = mapping.len();
+        assert!(len == 8192 || mapping.huge_pages());
+        assert_eq!(open_segment(handle, 8192).unwrap().len(), len);
+    }
+}

@@ -1,0 +1,134 @@
+//! Waiting: spin while that pays, then sleep in the kernel, and be woken only when asleep.
+//!
+//! # The parked word
+//! Each side of a connection has two words that only it writes: *data-parked* and *space-parked*.
+//! A word is a counter; odd means "I sleep, or am about to, until there is data (space)". The other
+//! side looks at it after it has published something and rings the sleeper's doorbell if it is odd
+//! and not the value for which it rang last. So a sleep costs at most one ring, however much is
+//! published before the sleeper is back, and an awake peer costs none.
+//!
+//! # The race, and why no wake-up is lost
+//! The sleeper writes its word and then looks at the ring once more; the producer writes the ring
+//! and then looks at the word. If both looks could miss both writes, the sleeper would sleep with
+//! data in the ring. That is the store-buffering pattern; Release and Acquire do not forbid it, a
+//! full fence between write and look on BOTH sides does: one of the two fences comes first, and
+//! the look behind the other one sees the write before it.
+//!
+//! ```text
+//! sleeper                                   producer
+//!   parked = odd                              publish record
+//!   fence         SYNC: park-publish          fence         SYNC: park-publish
+//!   ring still empty?  -> sleep               parked odd?  -> ring the doorbell
+//! ```
+//!
+//! A fence per publish costs more than the publish. Where the system offers it, both processes
+//! register for the other's *heavy fence* ([`crate::sys::heavy_fence`]: Linux `membarrier`, global
+//! expedited): the sleeper's fence then acts on the producer's processor as well, and the producer
+//! only has to keep the compiler from swapping its two accesses. Sleeping gets a little dearer,
+//! publishing free. Whether it is so is agreed in the handshake; a peer that lies about it loses
+//! only its own connection's wake-ups.
+//!
+//! The doorbell itself remembers a ring (an eventfd keeps its edge), so a ring between the last
+//! look and the sleep is not lost either.
+
+mod spin;
+
+pub(crate) use spin::Spinner;
+
+use crate::sync::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, compiler_fence, fence};
+
+/// Which fences the two sides of a connection agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fences {
+    /// Each side fences for itself.
+    Symmetric,
+    /// The sleeper fences for both.
+    Asymmetric,
+}
+
+impl Fences {
+    /// The sleeper's fence. False if it could not be done, which after a successful registration
+    /// only a system-call filter can cause; the caller then must not sleep for long.
+    #[must_use]
+    fn sleeper(self) -> bool {
+        // SYNC: park-publish, the sleeper's end
+        #[cfg(not(loom))]
+        if self == Fences::Asymmetric {
+            return crate::sys::heavy_fence();
+        }
+        fence(SeqCst);
+        true
+    }
+
+    /// The producer's fence.
+    #[inline(always)]
+    fn waker(self) {
+        // SYNC: park-publish, the waker's end
+        match self {
+            Fences::Symmetric => fence(SeqCst),
+            Fences::Asymmetric => compiler_fence(),
+        }
+    }
+}
+
+/// The sleeper's side of one parked word.
+#[derive(Debug)]
+pub(crate) struct Parking {
+    /// What the word holds: odd while parked.
+    count: u64,
+    fences: Fences,
+}
+
+impl Parking {
+    pub(crate) fn new(fences: Fences) -> Self {
+        Self { count: 0, fences }
+    }
+
+    /// Announces a sleep. The caller must look at the ring again before it sleeps. False: the
+    /// announcement may go unseen, sleep only for a moment.
+    #[must_use]
+    pub(crate) fn arm(&mut self, word: &AtomicU64) -> bool {
+        debug_assert!(self.count & 1 == 0, "armed twice");
+        self.count += 1;
+        word.store(self.count, Relaxed);
+        self.fences.sleeper()
+    }
+
+    /// Takes the announcement back. Nothing if there is none.
+    pub(crate) fn disarm(&mut self, word: &AtomicU64) {
+        if self.count & 1 == 1 {
+            self.count += 1;
+            word.store(self.count, Relaxed);
+        }
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.count & 1 == 1
+    }
+}
+
+/// The waker's side of one parked word.
+#[derive(Debug)]
+pub(crate) struct Waking {
+    /// The value for which the bell was rung last; even if never.
+    rung: u64,
+    fences: Fences,
+}
+
+impl Waking {
+    pub(crate) fn new(fences: Fences) -> Self {
+        Self { rung: 0, fences }
+    }
+
+    /// Whether the peer must be woken, now that something was published. Says so once per sleep.
+    #[inline(always)]
+    pub(crate) fn is_due(&mut self, word: &AtomicU64) -> bool {
+        self.fences.waker();
+        let seen = word.load(Relaxed);
+        if seen & 1 == 0 || seen == self.rung {
+            return false;
+        }
+        self.rung = seen;
+        true
+    }
+}

@@ -1,0 +1,176 @@
+//! How long to spin before sleeping, learnt from whether it paid.
+
+use crate::settings::Spin;
+use crate::sync::spin_hint;
+use std::time::{Duration, Instant};
+
+/// Looks at the ring before the clock is read for the first time: a wait that is over at once
+/// should not pay for the time.
+const LOOKS_BEFORE_CLOCK: u32 = 24;
+
+/// Looks between two readings of the clock.
+const LOOKS_PER_CLOCK: u32 = 16;
+
+/// After so many waits in a row in which spinning found nothing, at most one wait in
+/// `1 << MAX_BACKOFF` still tries.
+const MAX_BACKOFF: u32 = 6;
+
+/// Shortest spin that is still worth a try.
+const SHORTEST: Duration = Duration::from_micros(2);
+
+/// One waiting side's spinning.
+///
+/// A spin that finds something restores the whole budget. One that does not halves it, down to
+/// [`SHORTEST`]; after that only every 2nd, 4th, … up to every 64th wait spins at all. So a side
+/// whose peer cannot run at the same time (one core, or more threads than cores) soon sleeps
+/// without spinning and loses 2 µs in 64 waits to find out when that changes.
+#[derive(Debug)]
+pub(crate) struct Spinner {
+    settings: Spin,
+    /// How long the next spin may last.
+    limit: Duration,
+    /// Waits in a row in which the shortest spin found nothing.
+    misses: u32,
+    /// Waits until the next try.
+    skip: u32,
+    /// Spins that found something, and that did not.
+    paid: u64,
+    wasted: u64,
+}
+
+impl Spinner {
+    pub(crate) fn new(settings: Spin) -> Self {
+        Self {
+            settings,
+            limit: settings.budget,
+            misses: 0,
+            skip: 0,
+            paid: 0,
+            wasted: 0,
+        }
+    }
+
+    /// Looks until `ready` says so or spinning does not seem to pay. Returns whether it was ready.
+    #[inline]
+    pub(crate) fn spin(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        if self.settings.budget.is_zero() {
+            return ready();
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return ready();
+        }
+        for _ in 0..LOOKS_BEFORE_CLOCK {
+            if ready() {
+                self.paid();
+                return true;
+            }
+            spin_hint();
+        }
+        self.spin_by_the_clock(ready)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn spin_by_the_clock(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if ready() {
+                    self.paid();
+                    return true;
+                }
+                spin_hint();
+                spin_hint();
+            }
+            if start.elapsed() >= self.limit {
+                self.missed();
+                return false;
+            }
+        }
+    }
+
+    /// Spins that found something, and spins that did not.
+    pub(crate) fn record(&self) -> (u64, u64) {
+        (self.paid, self.wasted)
+    }
+
+    #[inline(always)]
+    fn paid(&mut self) {
+        self.paid += 1;
+        self.limit = self.settings.budget;
+        self.misses = 0;
+    }
+
+    fn missed(&mut self) {
+        self.wasted += 1;
+        if !self.settings.adaptive {
+            return;
+        }
+        if self.limit > SHORTEST {
+            self.limit = (self.limit / 2).max(SHORTEST.min(self.settings.budget));
+        } else {
+            self.misses = (self.misses + 1).min(MAX_BACKOFF);
+            self.skip = (1 << self.misses) - 1;
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_of_zero_looks_once() {
+        let mut looks = 0;
+        let found = Spinner::new(Spin::NEVER).spin(|| {
+            looks += 1;
+            false
+        });
+        assert!(!found);
+        assert_eq!(looks, 1);
+    }
+
+    #[test]
+    fn vain_spinning_becomes_rare_and_success_restores_it() {
+        let mut spinner = Spinner::new(Spin::default());
+        let mut spun = 0;
+        for _ in 0..1000 {
+            let mut looks = 0;
+            spinner.spin(|| {
+                looks += 1;
+                false
+            });
+            spun += u32::from(looks > 1);
+        }
+        assert!(spun < 40, "{spun} of 1000 waits still spun in vain");
+        // The next try that finds something makes every wait spin again.
+        for _ in 0..1 << MAX_BACKOFF {
+            spinner.spin(|| true);
+        }
+        let mut looks = 0;
+        spinner.spin(|| {
+            looks += 1;
+            looks > 3
+        });
+        assert_eq!(looks, 4);
+    }
+
+    #[test]
+    fn without_learning_every_wait_spins() {
+        let budget = Duration::from_micros(1);
+        let mut spinner = Spinner::new(Spin {
+            budget,
+            adaptive: false,
+        });
+        for _ in 0..100 {
+            let mut looks = 0;
+            spinner.spin(|| {
+                looks += 1;
+                false
+            });
+            assert!(looks > 1);
+        }
+        assert_eq!(spinner.record(), (0, 100));
+    }
+}
