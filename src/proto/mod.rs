@@ -5,7 +5,17 @@
 //! more than the bytes it was given justify, and names what was wrong.
 //!
 //! * [`frame`]: the records that travel through the rings.
+//! * [`fragment`], [`reassembly`]: messages larger than one record, cut and put together again.
+//! * [`mode`]: what a connection carries, and which frames each side may send in it.
+//! * [`credit`]: what stream items cost, and when their sender must wait.
+//! * [`status`]: the code and text that end a call.
 //!
 //! The bytes are drawn in `docs/02-BINARY-PROTOCOL-DESIGN.md`.
 
+pub mod credit;
+pub mod fragment;
 pub mod frame;
+pub mod mode;
+pub mod reassembly;
+pub mod status;
+mod text;

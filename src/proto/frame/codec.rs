@@ -188,7 +188,8 @@ impl EncodedHeader {
 /// # Errors
 /// What [`decode`] would say about the frame: [`FrameError::FlagNotAllowed`],
 /// [`FrameError::FlagsContradict`], [`FrameError::Truncated`], [`FrameError::Trailing`] or
-/// [`FrameError::BodyTooLong`]. Nothing that decodes differently is ever encoded.
+/// [`FrameError::BodyTooLong`]. Nothing is encoded that [`decode`] would refuse.
+/// The request id of a kind without one is left out.
 #[inline]
 pub fn encode_header(header: &Header, payload_len: usize) -> Result<EncodedHeader, FrameError> {
     let kind = header.kind;

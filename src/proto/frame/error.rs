@@ -63,7 +63,7 @@ pub enum FrameError {
     BodyTooLong {
         /// Length of the body.
         body_len: usize,
-        /// [`MAX_BODY_LEN`].
+        /// [`super::MAX_BODY_LEN`].
         max: usize,
     },
 }
