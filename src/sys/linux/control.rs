@@ -392,6 +392,11 @@ impl ControlSocket {
         })
     }
 
+    /// Ends the connection in both directions; the peer sees the end of file.
+    pub(crate) fn shut_down(&self) {
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Blocks until there is something to receive (`for_sending`: room to send), or `timeout` is
     /// over. Returns whether there is.
     pub(crate) fn wait_ready(&self, for_sending: bool, timeout: Duration) -> io::Result<bool> {
