@@ -1,0 +1,124 @@
+//! The receiving half of a link.
+
+use super::Shared;
+use crate::error::{Error, Violation};
+use crate::ring::{Consumer, Cursors, Ready};
+use crate::segment::{LocalWords, PeerData, PeerWords};
+use crate::waiter::{Fences, Parking, Waking};
+use std::sync::Arc;
+
+/// A record in the incoming ring.
+pub(crate) type Record<'a> = crate::ring::Record<'a, PeerData>;
+
+/// The receiving half of a link: the consumer of the peer's ring, and who wakes whom about it.
+#[derive(Debug)]
+pub(crate) struct Rx {
+    consumer: Consumer<PeerData, LocalWords>,
+    /// This side's words: data-parked is this half's, and the head.
+    own: LocalWords,
+    /// The peer's words: its space-parked word says whether it sleeps until this half consumes.
+    peer: PeerWords,
+    waking: Waking,
+    parking: Parking,
+    /// The released position that the peer was last considered for waking at.
+    considered: u64,
+    shared: Arc<Shared>,
+    rings: u64,
+}
+
+impl Rx {
+    pub(super) fn new(
+        data: PeerData,
+        own: LocalWords,
+        peer: PeerWords,
+        capacity: usize,
+        fences: Fences,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            consumer: Consumer::new(data, own.clone(), capacity),
+            own,
+            peer,
+            waking: Waking::new(fences),
+            parking: Parking::new(fences),
+            considered: 0,
+            shared,
+            rings: 0,
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.consumer.capacity()
+    }
+
+    /// Hands the next record to `visit` and consumes it; `None` if there is none.
+    #[inline(always)]
+    pub(crate) fn pop<R>(
+        &mut self,
+        visit: impl FnOnce(Record<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        match self.consumer.pop(visit) {
+            Ok(result) => {
+                if self.consumer.released() != self.considered {
+                    self.wake_producer();
+                }
+                Ok(result)
+            }
+            Err(error) => Err(self.shared.violated(Violation::Ring(error))),
+        }
+    }
+
+    /// What lies at the head.
+    #[inline(always)]
+    pub(crate) fn ready(&self) -> Ready {
+        self.consumer.ready()
+    }
+
+    /// Shows the peer how far the ring was consumed, and wakes it if it sleeps for space.
+    #[inline(always)]
+    pub(crate) fn release(&mut self) {
+        if self.consumer.release() {
+            self.wake_producer();
+        }
+    }
+
+    /// Announces a sleep until there is data; see [`Parking::arm`].
+    #[must_use]
+    pub(crate) fn arm(&mut self) -> bool {
+        self.release();
+        self.parking.arm(self.own.data_parked())
+    }
+
+    pub(crate) fn disarm(&mut self) {
+        self.parking.disarm(self.own.data_parked());
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.parking.is_armed()
+    }
+
+    /// How often the peer had to be woken.
+    pub(crate) fn rings(&self) -> u64 {
+        self.rings
+    }
+
+    /// Bytes received so far, records' overhead included.
+    pub(crate) fn position(&self) -> u64 {
+        self.consumer.position()
+    }
+
+    #[inline(always)]
+    fn wake_producer(&mut self) {
+        self.considered = self.consumer.released();
+        if self.waking.is_due(self.peer.space_parked()) {
+            self.ring();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ring(&mut self) {
+        self.rings += 1;
+        self.shared.ring_peer();
+    }
+}

@@ -1,0 +1,149 @@
+//! The sending half of a link.
+
+use super::Shared;
+use crate::error::{Error, Violation};
+use crate::ring::{Cursors, Producer, PushError, Reservation};
+use crate::segment::{LocalData, LocalWords, PeerWords};
+use crate::waiter::{Fences, Parking, Waking};
+use std::sync::Arc;
+
+/// Space for one record in the outgoing ring.
+pub(crate) type Slot<'a> = Reservation<'a, LocalData, PeerWords>;
+
+/// The sending half of a link: the producer of this side's ring, and who wakes whom about it.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    producer: Producer<LocalData, PeerWords>,
+    /// This side's words: space-parked is this half's.
+    own: LocalWords,
+    /// The peer's words: its data-parked word says whether it sleeps until this half publishes.
+    peer: PeerWords,
+    waking: Waking,
+    parking: Parking,
+    shared: Arc<Shared>,
+    rings: u64,
+}
+
+impl Tx {
+    pub(super) fn new(
+        data: LocalData,
+        own: LocalWords,
+        peer: PeerWords,
+        capacity: usize,
+        fences: Fences,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            producer: Producer::new(data, peer.clone(), capacity),
+            own,
+            peer,
+            waking: Waking::new(fences),
+            parking: Parking::new(fences),
+            shared,
+            rings: 0,
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.producer.capacity()
+    }
+
+    /// The longest body of a record, in bytes.
+    pub(crate) fn max_body(&self) -> usize {
+        self.producer.max_body()
+    }
+
+    /// Space for a record with a body of `len` bytes, or `None` if there is none at the moment.
+    #[inline(always)]
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<Option<Slot<'_>>, Error> {
+        match self.producer.reserve(len) {
+            Ok(slot) => Ok(Some(slot)),
+            Err(PushError::Full) => Ok(None),
+            Err(error) => Err(push_error(&self.shared, error)),
+        }
+    }
+
+    /// Stages a record whose body is `body`. False if there is no space at the moment.
+    #[inline(always)]
+    pub(crate) fn stage(&mut self, tag: u32, body: &[u8]) -> Result<bool, Error> {
+        match self.producer.stage(tag, body) {
+            Ok(()) => Ok(true),
+            Err(PushError::Full) => Ok(false),
+            Err(error) => Err(push_error(&self.shared, error)),
+        }
+    }
+
+    /// Makes everything staged visible, and wakes the peer if it sleeps for it.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self) {
+        if self.producer.publish() && self.waking.is_due(self.peer.data_parked()) {
+            self.ring();
+        }
+    }
+
+    /// See [`Producer::prefetch_next`].
+    #[inline(always)]
+    pub(crate) fn prefetch_next(&self) {
+        self.producer.prefetch_next();
+    }
+
+    /// Whether something is staged and not published.
+    #[inline(always)]
+    pub(crate) fn has_staged(&self) -> bool {
+        self.producer.has_staged()
+    }
+
+    /// Whether a record with a body of `len` bytes would fit, or would fail for good.
+    pub(crate) fn is_ready(&mut self, len: usize) -> bool {
+        !matches!(self.producer.has_space(len), Ok(false))
+    }
+
+    /// Announces a sleep until there is space; see [`Parking::arm`]. What is staged is published
+    /// first, for nobody else could.
+    #[must_use]
+    pub(crate) fn arm(&mut self) -> bool {
+        self.publish();
+        self.parking.arm(self.own.space_parked())
+    }
+
+    pub(crate) fn disarm(&mut self) {
+        self.parking.disarm(self.own.space_parked());
+    }
+
+    /// Ends this direction: the peer sees everything published and then the end.
+    pub(crate) fn close(&mut self) {
+        self.producer.close();
+        if self.waking.is_due(self.peer.data_parked()) {
+            self.ring();
+        }
+    }
+
+    /// How often the peer had to be woken.
+    pub(crate) fn rings(&self) -> u64 {
+        self.rings
+    }
+
+    /// Bytes sent so far, records' overhead included.
+    pub(crate) fn position(&self) -> u64 {
+        self.producer.position()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ring(&mut self) {
+        self.rings += 1;
+        self.producer.mirror_tail(&self.own);
+        self.shared.ring_peer();
+    }
+}
+
+#[cold]
+fn push_error(shared: &Shared, error: PushError) -> Error {
+    match error {
+        PushError::Broken(error) => shared.violated(Violation::Ring(error)),
+        PushError::TooLong { len, max } => {
+            Error::TooLarge { len: len as u64, limit: max as u64 }
+        }
+        _ => shared.closed_error(),
+    }
+}

@@ -1,0 +1,154 @@
+//! Blocking until a link is ready: spin, then sleep.
+
+use super::{Rx, Shared, Tx};
+use crate::error::{Error, Result};
+use crate::ring::Ready;
+use crate::settings::Spin;
+use crate::sys::{Sleeper, Woken};
+use crate::waiter::Spinner;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a sleep may last whose announcement may have gone unseen (see [`Rx::arm`]).
+const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for may be there.
+    Ready,
+    /// The deadline passed.
+    TimedOut,
+    /// The connection is over and nothing is left in the ring.
+    Closed,
+}
+
+/// What to wait for: data, space for so many bytes, or whichever comes first.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) data: Option<&'a mut Rx>,
+    pub(crate) space: Option<(&'a mut Tx, usize)>,
+}
+
+impl Wanted<'_> {
+    #[inline(always)]
+    fn is_ready(&mut self) -> bool {
+        if let Some(rx) = &mut self.data
+            && rx.ready() != Ready::Empty
+        {
+            return true;
+        }
+        if let Some((tx, len)) = &mut self.space {
+            return tx.is_ready(*len);
+        }
+        false
+    }
+
+    fn arm(&mut self) -> bool {
+        let mut reliable = true;
+        if let Some(rx) = &mut self.data {
+            reliable &= rx.arm();
+        }
+        if let Some((tx, _)) = &mut self.space {
+            reliable &= tx.arm();
+        }
+        reliable
+    }
+
+    fn disarm(&mut self) {
+        if let Some(rx) = &mut self.data {
+            rx.disarm();
+        }
+        if let Some((tx, _)) = &mut self.space {
+            tx.disarm();
+        }
+    }
+}
+
+/// One thread's way to wait on a link.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    spinner: Spinner,
+    /// Made at the first sleep.
+    sleeper: Option<Sleeper>,
+    shared: Arc<Shared>,
+    sleeps: u64,
+}
+
+impl Waiter {
+    pub(crate) fn new(shared: Arc<Shared>, spin: Spin) -> Self {
+        Self { spinner: Spinner::new(spin), sleeper: None, shared, sleeps: 0 }
+    }
+
+    /// Waits. Blocks the thread until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no means to sleep (descriptors exhausted).
+    #[inline]
+    pub(crate) fn wait(
+        &mut self,
+        mut wanted: Wanted<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Waited> {
+        if wanted.is_ready() {
+            return Ok(Waited::Ready);
+        }
+        // Nothing more is consumed meanwhile, so the peer may as well know of the space.
+        if let Some(rx) = &mut wanted.data {
+            rx.release();
+        }
+        if self.spinner.spin(|| wanted.is_ready()) {
+            return Ok(Waited::Ready);
+        }
+        self.sleep(wanted, deadline)
+    }
+
+    #[cold]
+    fn sleep(&mut self, mut wanted: Wanted<'_>, deadline: Option<Instant>) -> Result<Waited> {
+        loop {
+            let reliable = wanted.arm();
+            if wanted.is_ready() {
+                wanted.disarm();
+                return Ok(Waited::Ready);
+            }
+            if self.shared.closed().is_some() {
+                wanted.disarm();
+                return Ok(Waited::Closed);
+            }
+            let mut timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if timeout == Some(Duration::ZERO) {
+                wanted.disarm();
+                return Ok(Waited::TimedOut);
+            }
+            if !reliable {
+                timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
+            }
+            self.sleeps += 1;
+            let woken = self.sleeper().and_then(|sleeper| sleeper.sleep(timeout));
+            wanted.disarm();
+            if woken.map_err(Error::io("sleep until the peer answers"))? == Woken::Control {
+                self.shared.read_control();
+            }
+            if wanted.is_ready() {
+                return Ok(Waited::Ready);
+            }
+        }
+    }
+
+    fn sleeper(&mut self) -> std::io::Result<&Sleeper> {
+        if self.sleeper.is_none() {
+            self.sleeper = Some(Sleeper::new(self.shared.bell(), self.shared.control())?);
+        }
+        Ok(self.sleeper.as_ref().expect("made above"))
+    }
+
+    /// How often this thread slept in the kernel.
+    pub(crate) fn sleeps(&self) -> u64 {
+        self.sleeps
+    }
+
+    /// Spins that found something, and spins that did not.
+    pub(crate) fn spins(&self) -> (u64, u64) {
+        self.spinner.record()
+    }
+}
