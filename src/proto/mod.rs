@@ -9,12 +9,14 @@
 //! * [`mode`]: what a connection carries, and which frames each side may send in it.
 //! * [`credit`]: what stream items cost, and when their sender must wait.
 //! * [`status`]: the code and text that end a call.
+//! * [`handshake`]: the messages on the control socket, and what the two sides agree on.
 //!
 //! The bytes are drawn in `docs/02-BINARY-PROTOCOL-DESIGN.md`.
 
 pub mod credit;
 pub mod fragment;
 pub mod frame;
+pub mod handshake;
 pub mod mode;
 pub mod reassembly;
 pub mod status;

@@ -1,0 +1,45 @@
+//! The handshake: messages on the control socket, and what the two sides agree on.
+//!
+//! ```text
+//! client                                     server
+//!   | -- Hello ----------------------------->  |  versions, mode, features, wishes
+//!   |  <---------- Welcome + 2 descriptors --  |  what was granted; server's segment and doorbell
+//!   | -- Accept + 2 descriptors ------------>  |  client's segment and doorbell
+//!   |  <---------------------------- Ready --  |  from here on the rings carry everything
+//!   |                 ...                      |
+//!   |  <- Close --------------------- Close -> |  either side, says why; then end of file
+//! ```
+//!
+//! In place of Welcome or Ready the server may send Reject, and it may do so before any Hello.
+//!
+//! [`ClientHandshake`] and [`ServerHandshake`] are the two ends. Both take bytes in pieces of any
+//! size with the number of descriptors that came along, and hand out bytes to send; they never
+//! see a socket. The descriptors themselves, peer credentials and time limits are the caller's.
+//! After the handshake a [`MessageReader`] reads what the socket still carries: [`Close`].
+
+mod bytes;
+mod client;
+mod envelope;
+mod error;
+mod message;
+mod negotiate;
+mod refusal;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use client::{ClientHandshake, ClientLimits, ClientStep};
+pub use envelope::{
+    ENVELOPE_LEN, Envelope, MAGIC, MAX_CONTROL_BODY, MAX_DESCRIPTORS, MessageKind, MessageReader,
+};
+pub use error::HandshakeError;
+pub use message::{
+    Accept, CallShape, Hello, MAX_LABEL, MAX_METHOD_NAME, Method, VersionRange, Welcome,
+    encode_ready,
+};
+pub use negotiate::{Agreed, ServerPolicy, negotiate};
+pub use refusal::{Close, CloseCode, MAX_REASON, Reject, RejectCode};
+pub use server::{Offer, ServerHandshake, ServerStep};
+
+/// Protocol versions that this library speaks.
+pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
