@@ -1,7 +1,8 @@
 //! What can go wrong, by name.
 
+use crate::proto::handshake::HandshakeError;
+use crate::proto::status::Code;
 use crate::ring::RingError;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -72,24 +73,10 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// The two sides share no protocol version.
-    #[error(
-        "this side speaks protocol versions {ours}, the server {theirs}: update the older of the two"
-    )]
-    Version {
-        /// This side's lowest and highest version.
-        ours: VersionRange,
-        /// The other side's.
-        theirs: VersionRange,
-    },
-    /// The server refused the connection.
-    #[error("the server refused the connection ({code}): {message}")]
-    Refused {
-        /// The reason as a word.
-        code: RefusedCode,
-        /// The server's explanation.
-        message: String,
-    },
+    /// The handshake failed: versions that do not meet (both are named), a refusal by the server
+    /// with its reason, or bytes that make no sense.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
     /// The peer's segment is not what was agreed.
     #[error("the peer's shared memory was refused: {0}")]
     Segment(#[from] SegmentRefused),
@@ -143,6 +130,23 @@ pub enum Error {
         /// What the serialiser says.
         reason: String,
     },
+    /// Async methods need a runtime.
+    #[error(
+        "method {method:?} is async and there is no Tokio runtime: call bind inside one, or give \
+         the builder a handle with runtime()"
+    )]
+    NoRuntime {
+        /// The first such method.
+        method: String,
+    },
+    /// A setting that makes no sense.
+    #[error("{setting} must be {rule}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
     /// A system call failed.
     #[error("could not {doing}: {source}")]
     Io {
@@ -194,25 +198,6 @@ pub struct Identity {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-}
-
-/// A range of protocol versions, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VersionRange {
-    /// Lowest version.
-    pub min: u16,
-    /// Highest version.
-    pub max: u16,
-}
-
-impl fmt::Display for VersionRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max {
-            write!(f, "{}", self.min)
-        } else {
-            write!(f, "{} to {}", self.min, self.max)
-        }
-    }
 }
 
 /// Why a socket's directory is not used.
@@ -318,46 +303,6 @@ pub enum CloseReason {
     Violation(Violation),
 }
 
-/// Why a server refuses a connection, as a word that a program can act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RefusedCode {
-    /// A feature that the client insists on is not offered.
-    Features,
-    /// The memory layouts differ.
-    Layout,
-    /// The server does not do calls, messages or bytes as asked.
-    Mode,
-    /// A limit of the server: connections, sizes.
-    Limits,
-    /// The client's user is not welcome.
-    Credentials,
-    /// The server is shutting down.
-    Draining,
-    /// The server did not accept the client's segment.
-    Segment,
-    /// The server did not understand the client.
-    Malformed,
-    /// A code that this version does not know.
-    Other(u16),
-}
-
-impl fmt::Display for RefusedCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Features => "features",
-            Self::Layout => "layout",
-            Self::Mode => "mode",
-            Self::Limits => "limits",
-            Self::Credentials => "credentials",
-            Self::Draining => "draining",
-            Self::Segment => "segment",
-            Self::Malformed => "malformed",
-            Self::Other(code) => return write!(f, "code {code}"),
-        })
-    }
-}
-
 /// What a handler answers instead of a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -374,85 +319,6 @@ impl Status {
         Self {
             code,
             message: message.into(),
-        }
-    }
-}
-
-macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $value:literal, $word:literal;)*) => {
-        /// Codes of a [`Status`]; the numbers are part of the protocol.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Code {
-            $($(#[$doc])* $name,)*
-            /// A code of the application's own, 1000 and up, or one this version does not know.
-            Other(u32),
-        }
-
-        impl Code {
-            /// The number that travels.
-            pub fn to_u32(self) -> u32 {
-                match self {
-                    $(Self::$name => $value,)*
-                    Self::Other(code) => code,
-                }
-            }
-
-            /// The code of a number that arrived.
-            pub fn from_u32(code: u32) -> Self {
-                match code {
-                    $($value => Self::$name,)*
-                    other => Self::Other(other),
-                }
-            }
-        }
-
-        impl fmt::Display for Code {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self {
-                    $(Self::$name => f.write_str($word),)*
-                    Self::Other(code) => write!(f, "code {code}"),
-                }
-            }
-        }
-    };
-}
-
-codes! {
-    /// The caller gave up.
-    Cancelled = 1, "cancelled";
-    /// The handler failed in a way it did not classify.
-    Unknown = 2, "unknown";
-    /// The request makes no sense to the handler.
-    InvalidArgument = 3, "invalid argument";
-    /// The deadline passed.
-    DeadlineExceeded = 4, "deadline exceeded";
-    /// There is no such thing.
-    NotFound = 5, "not found";
-    /// It exists already.
-    AlreadyExists = 6, "already exists";
-    /// Not allowed.
-    PermissionDenied = 7, "permission denied";
-    /// A limit was reached.
-    ResourceExhausted = 8, "resource exhausted";
-    /// Not in the state for it.
-    FailedPrecondition = 9, "failed precondition";
-    /// The server does not do this.
-    Unimplemented = 12, "unimplemented";
-    /// The handler panicked or broke.
-    Internal = 13, "internal error";
-    /// Not now.
-    Unavailable = 14, "unavailable";
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_survive_the_wire() {
-        for number in (0..20).chain([1000, u32::MAX]) {
-            assert_eq!(Code::from_u32(number).to_u32(), number);
         }
     }
 }

@@ -4,18 +4,26 @@
 
 mod error;
 pub mod layout;
+mod link;
+mod listener;
+mod name;
 pub mod proto;
 pub mod ring;
 #[allow(unsafe_code)]
 mod segment;
+mod server;
 mod settings;
 mod sync;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(feature = "serde")]
+mod typed;
 mod waiter;
+mod worker;
 
 pub use error::{
-    CloseReason, Code, DirectoryFault, Error, Identity, RefusedCode, Result, SegmentRefused,
-    Status, VersionRange, Violation,
+    CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };
-pub use settings::{HugePages, Memory, Spin};
+pub use proto::status::Code;
+pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
+pub use settings::{HugePages, Memory, PeerPolicy, Spin};

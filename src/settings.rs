@@ -1,5 +1,9 @@
 //! Settings that several layers share.
 
+use crate::error::Identity;
+use crate::sys::ControlSocket;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Which pages a segment is made of. A wish: what cannot be had is logged and replaced by
@@ -52,5 +56,43 @@ impl Default for Spin {
             budget: Duration::from_micros(50),
             adaptive: true,
         }
+    }
+}
+
+/// Which processes this side deals with, judged by what the system says about them.
+#[derive(Clone, Default)]
+pub struct PeerPolicy(Option<Arc<PeerCheck>>);
+
+type PeerCheck = dyn Fn(&Identity) -> Result<(), String> + Send + Sync;
+
+impl PeerPolicy {
+    /// Processes of the same effective user only. The default.
+    pub fn same_user() -> Self {
+        Self(None)
+    }
+
+    /// Whatever `check` lets pass; its error is the reason that the other side is told.
+    ///
+    /// The socket's own permissions come first: a process of another user needs a directory that
+    /// it may enter and a socket that it may write.
+    pub fn custom(check: impl Fn(&Identity) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(check)))
+    }
+
+    pub(crate) fn check(&self, peer: &Identity) -> Result<(), String> {
+        if let Some(check) = &self.0 {
+            return check(peer);
+        }
+        let own = ControlSocket::own_identity();
+        if peer.uid == own.uid {
+            return Ok(());
+        }
+        Err(format!("only processes of user {} are, unless the policy says otherwise", own.uid))
+    }
+}
+
+impl fmt::Debug for PeerPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "PeerPolicy(custom)" } else { "PeerPolicy(same user)" })
     }
 }

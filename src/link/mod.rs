@@ -6,27 +6,58 @@
 //! connection is over.
 
 mod establish;
+mod incoming;
+mod outgoing;
 mod rx;
 mod tx;
 mod wait;
 
-pub(crate) use establish::{Accepting, AcceptOutcome, ClientWishes, connect};
+pub(crate) use establish::{
+    Accepting, Grants, Progress, Wishes, connect, supported_features,
+};
+pub(crate) use incoming::{Incoming, next as next_incoming};
+pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
 pub(crate) use rx::Rx;
 pub(crate) use tx::Tx;
 pub(crate) use wait::{Waited, Waiter, Wanted};
 
 use crate::error::{CloseReason, Error, Identity, Violation};
-use crate::proto::handshake::{self, Agreed};
+use crate::proto::handshake::{Close, CloseCode, MessageKind, MessageReader, Method};
+use crate::proto::mode::Mode;
 use crate::sys::{ControlSocket, Doorbell, Received};
+use crate::waiter::Fences;
 use rustix::fd::OwnedFd;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// What the handshake agreed on, seen from one side.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) mode: Mode,
+    pub(crate) fences: Fences,
+    /// Capacity of this side's ring, in bytes.
+    pub(crate) ring_out: usize,
+    /// Capacity of the peer's ring, in bytes.
+    pub(crate) ring_in: usize,
+    /// The largest message that the peer takes, in bytes.
+    pub(crate) max_message_out: u64,
+    /// The largest message that this side takes, in bytes.
+    pub(crate) max_message_in: u64,
+    /// Calls that may be in flight.
+    pub(crate) max_in_flight: usize,
+    /// The server's number for the connection.
+    pub(crate) connection_id: u64,
+    /// The server's methods.
+    pub(crate) methods: Arc<[Method]>,
+    /// What the peer calls itself.
+    pub(crate) peer_label: String,
+}
 
 /// One side of an established connection.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) tx: Tx,
     pub(crate) rx: Rx,
-    pub(crate) shared: std::sync::Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What both halves of a link share.
@@ -37,16 +68,15 @@ pub(crate) struct Shared {
     bell: Doorbell,
     /// Rung here, slept on by the peer.
     peer_bell: Doorbell,
-    /// What the handshake agreed on.
-    pub(crate) agreed: Agreed,
+    pub(crate) terms: Terms,
     /// Who the peer is, as the system says.
     pub(crate) peer: Identity,
     /// Whether this side's segment is made of huge pages.
     pub(crate) huge_pages: bool,
     /// Set once, when the connection is over.
     closed: OnceLock<CloseReason>,
-    /// The beginning of a control message that has not arrived whole.
-    partial: Mutex<Vec<u8>>,
+    /// Cuts what the control socket still brings into messages.
+    reader: Mutex<MessageReader>,
 }
 
 impl Shared {
@@ -70,10 +100,10 @@ impl Shared {
         let text = reason.to_string();
         if self.closed.set(reason).is_ok() {
             let code = match self.closed() {
-                Some(CloseReason::Violation(_)) => handshake::CloseCode::Violation,
-                _ => handshake::CloseCode::Finished,
+                Some(CloseReason::Violation(_)) => CloseCode::Violation,
+                _ => CloseCode::Finished,
             };
-            let message = handshake::Close::new(code, &text).encode();
+            let message = Close { code, text }.encode();
             let _ = self.control.send(&message, &[]);
             self.control.shut_down();
             // Whoever sleeps on this side must look again.
@@ -90,7 +120,7 @@ impl Shared {
     /// Reads what the control socket has. Afterwards [`closed`](Self::closed) says whether that
     /// was the end.
     pub(crate) fn read_control(&self) {
-        let mut partial = self.partial.lock().unwrap_or_else(|e| e.into_inner());
+        let mut reader = self.reader.lock().unwrap_or_else(|e| e.into_inner());
         let mut buffer = [0; 1024];
         let mut handles: Vec<OwnedFd> = Vec::new();
         let reason = loop {
@@ -102,18 +132,10 @@ impl Shared {
                     break CloseReason::PeerGone;
                 }
                 Ok(Received::Bytes(count)) => {
-                    if !handles.is_empty() {
-                        break CloseReason::Violation(Violation::Control(
-                            "descriptors after the handshake".into(),
-                        ));
-                    }
-                    partial.extend_from_slice(&buffer[..count]);
-                    match handshake::Close::decode(&partial) {
+                    match last_word(&mut reader, &buffer[..count], handles.len()) {
                         Ok(None) => {}
-                        Ok(Some(close)) => break close_reason(close),
-                        Err(error) => {
-                            break CloseReason::Violation(Violation::Control(error.to_string()));
-                        }
+                        Ok(Some(reason)) => break reason,
+                        Err(text) => break CloseReason::Violation(Violation::Control(text)),
                     }
                 }
             }
@@ -137,9 +159,20 @@ impl Shared {
     }
 }
 
-fn close_reason(close: handshake::Close) -> CloseReason {
-    match close.code {
-        handshake::CloseCode::Finished => CloseReason::Finished,
-        _ => CloseReason::PeerSays(close.message),
+/// The reason that a Close gives, if it has arrived whole. Nothing else may come.
+fn last_word(
+    reader: &mut MessageReader,
+    bytes: &[u8],
+    descriptors: usize,
+) -> Result<Option<CloseReason>, String> {
+    let message = reader.receive(bytes, descriptors).map_err(|e| e.to_string())?;
+    let Some(message) = message else { return Ok(None) };
+    if message.kind() != MessageKind::Close {
+        return Err(format!("a {:?} message after the handshake", message.kind()));
     }
+    let close = Close::decode(message.body()).map_err(|e| e.to_string())?;
+    Ok(Some(match close.code {
+        CloseCode::Finished => CloseReason::Finished,
+        code => CloseReason::PeerSays(format!("{code}: {}", close.text)),
+    }))
 }

@@ -97,6 +97,12 @@ impl Rx {
         self.parking.is_armed()
     }
 
+    /// Ends the connection because the peer broke the protocol, and gives the error to report.
+    #[cold]
+    pub(crate) fn violated(&self, violation: Violation) -> Error {
+        self.shared.violated(violation)
+    }
+
     /// How often the peer had to be woken.
     pub(crate) fn rings(&self) -> u64 {
         self.rings

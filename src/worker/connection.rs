@@ -60,7 +60,7 @@ impl Connection {
     pub(super) fn new(link: Link, key: usize, max_message: usize, max_in_flight: usize) -> Self {
         let context = CallContext {
             peer: link.shared.peer,
-            connection: link.shared.agreed.connection_id,
+            connection: link.shared.terms.connection_id,
             deadline: None,
         };
         #[cfg(not(feature = "tokio"))]
@@ -366,7 +366,7 @@ impl Connection {
     }
 
     fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Result<()> {
-        let limit = self.link.shared.agreed.max_message_to_client;
+        let limit = self.link.shared.terms.max_message_out;
         let (header, payload) = match result {
             Ok(reply) if reply.len() as u64 <= limit => (Header::reply(id), reply),
             Ok(reply) => {

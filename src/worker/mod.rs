@@ -152,8 +152,8 @@ impl Worker {
             if self.is_drained() {
                 break;
             }
-            let Self { active, connections, bench, .. } = &mut self;
-            let found = self.spinner.spin(|| {
+            let Self { active, connections, bench, spinner, .. } = &mut self;
+            let found = spinner.spin(|| {
                 bench.mailbox.has_mail()
                     || active.iter().any(|&key| connections[key].is_ready())
             });

@@ -1,0 +1,452 @@
+//! A server: methods under a name.
+
+pub(crate) mod methods;
+
+pub use methods::CallContext;
+
+use crate::error::{Error, Result, Status};
+use crate::layout;
+use crate::link::{Grants, Link, supported_features};
+use crate::listener::{Acceptor, Admission};
+use crate::name::Place;
+use crate::proto::handshake::{
+    CallShape, MAX_LABEL, Method, RejectCode, ServerPolicy, VERSIONS,
+};
+use crate::proto::mode::Mode;
+use crate::settings::{Memory, PeerPolicy, Spin};
+use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
+use methods::{Handler, Methods};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How much a server takes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time. A client beyond it is refused with this reason.
+    pub max_connections: usize,
+    /// The largest request, in bytes. A client learns it when it connects and reports larger ones
+    /// without sending anything.
+    pub max_message: usize,
+    /// Calls of one connection that may be in flight. A client waits, or reports it, at the limit.
+    pub max_in_flight: usize,
+    /// The smallest ring that a client gets, per direction, in bytes.
+    pub min_ring: usize,
+    /// The largest ring that a client gets, per direction, in bytes.
+    pub max_ring: usize,
+}
+
+impl Default for Limits {
+    /// 10,000 connections, 64 MiB per message, 1024 calls in flight, rings of 4 KiB to 4 MiB.
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_message: 64 << 20,
+            max_in_flight: 1024,
+            min_ring: layout::MIN_CAPACITY,
+            max_ring: 4 << 20,
+        }
+    }
+}
+
+/// Which processors workers are pinned to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Pin {
+    /// None: the system's scheduler decides.
+    #[default]
+    None,
+    /// Worker `n` to the `n`-th processor that this process may run on.
+    Auto,
+    /// Worker `n` to the `n`-th of these processors.
+    List(Vec<usize>),
+}
+
+/// Builds a [`Server`]; made by [`Server::builder`].
+#[derive(Debug)]
+pub struct ServerBuilder {
+    methods: Methods,
+    limits: Limits,
+    memory: Memory,
+    spin: Spin,
+    peers: PeerPolicy,
+    workers: Option<usize>,
+    pin: Pin,
+    label: Option<String>,
+    handshake_timeout: Duration,
+    #[cfg(feature = "tokio")]
+    runtime: Option<tokio::runtime::Handle>,
+}
+
+impl ServerBuilder {
+    fn new() -> Self {
+        Self {
+            methods: Methods::default(),
+            limits: Limits::default(),
+            memory: Memory::default(),
+            spin: Spin::default(),
+            peers: PeerPolicy::default(),
+            workers: None,
+            pin: Pin::None,
+            label: None,
+            handshake_timeout: Duration::from_secs(5),
+            #[cfg(feature = "tokio")]
+            runtime: None,
+        }
+    }
+
+    /// Adds a method: bytes in, bytes out. The handler runs on a worker thread, which serves
+    /// nobody else meanwhile: it should take microseconds and must not block. A panic costs the
+    /// caller an error and nobody else anything.
+    ///
+    /// A method of a name that is taken replaces the earlier one.
+    #[must_use]
+    pub fn method<F>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(&[u8]) -> Result<Vec<u8>, Status> + Send + Sync + 'static,
+    {
+        self.method_into(name, move |_, request, reply| {
+            *reply = handler(request)?;
+            Ok(())
+        })
+    }
+
+    /// Adds a method that appends its reply to a buffer, which is kept from call to call, so that
+    /// the steady path allocates nothing; and that is told who calls. Otherwise as
+    /// [`method`](Self::method).
+    #[must_use]
+    pub fn method_into<F>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(&CallContext, &[u8], &mut Vec<u8>) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        self.methods.add(name, Handler::Sync(Box::new(handler)));
+        self
+    }
+
+    /// Adds an async method. It is polled once on the worker, inside the runtime's context: if it
+    /// is ready, the reply leaves at once; if not, it goes on as a task of the runtime. When the
+    /// caller gives up or goes away, the future is dropped.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn method_async<F, R>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Vec<u8>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
+    {
+        self.method_async_with(name, move |_, request| handler(request))
+    }
+
+    /// Adds an async method that is told who calls. Otherwise as
+    /// [`method_async`](Self::method_async).
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn method_async_with<F, R>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(CallContext, Vec<u8>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
+    {
+        let start = move |context, request| Box::pin(handler(context, request)) as methods::Running;
+        self.methods.add(name, Handler::Async(Box::new(start)));
+        self
+    }
+
+    /// Adds a typed method: `Q` and `R` travel as [postcard](https://docs.rs/postcard). Otherwise
+    /// as [`method`](Self::method). A request that does not decode is answered with
+    /// [`Code::INVALID_ARGUMENT`](crate::Code::INVALID_ARGUMENT).
+    #[cfg(feature = "serde")]
+    #[must_use]
+    pub fn typed<Q, R, F>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        R: serde::Serialize,
+        F: Fn(Q) -> Result<R, Status> + Send + Sync + 'static,
+    {
+        self.method_into(name, move |_, request, reply| {
+            let answer = handler(crate::typed::request(request)?)?;
+            crate::typed::append_reply(&answer, reply)
+        })
+    }
+
+    /// Adds a typed async method. Otherwise as [`typed`](Self::typed) and
+    /// [`method_async`](Self::method_async).
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    #[must_use]
+    pub fn typed_async<Q, R, F, A>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        R: serde::Serialize,
+        F: Fn(Q) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<R, Status>> + Send + 'static,
+    {
+        self.method_async(name, move |request| {
+            let started = crate::typed::request(&request).map(&handler);
+            async move {
+                let mut reply = Vec::new();
+                crate::typed::append_reply(&started?.await?, &mut reply)?;
+                Ok(reply)
+            }
+        })
+    }
+
+    /// Sets the limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets how the memory of this side's segments is obtained.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Sets how long an idle worker spins before it sleeps.
+    #[must_use]
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Sets whose connections are taken. Default: processes of the same user.
+    #[must_use]
+    pub fn peers(mut self, policy: PeerPolicy) -> Self {
+        self.peers = policy;
+        self
+    }
+
+    /// Sets the number of worker threads. Default: one per four processors that this process may
+    /// use, at least one.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers.max(1));
+        self
+    }
+
+    /// Sets which processors the workers are pinned to. Default: none.
+    #[must_use]
+    pub fn pin(mut self, pin: Pin) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Sets what the server calls itself towards clients, for logs and metrics: 64 bytes at most,
+    /// cut if longer. Default: the name it is bound to.
+    #[must_use]
+    pub fn label(mut self, label: &str) -> Self {
+        self.label = Some(label.to_owned());
+        self
+    }
+
+    /// Sets how long a client may take to shake hands. Default: 5 s.
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Sets the runtime that async handlers run in. Default: the one that [`bind`](Self::bind) is
+    /// called in.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Takes the name and starts to serve, in threads of its own.
+    ///
+    /// `name` is a plain name, found in the user's own directory (`$NEARWIRE_DIR`,
+    /// `$XDG_RUNTIME_DIR/nearwire` or `/tmp/nearwire-UID`, made with mode 0700), or a path with a
+    /// slash, in a directory that nobody else may write.
+    ///
+    /// # Errors
+    /// [`Error::NameInUse`], [`Error::BadName`], [`Error::Directory`] and the like about the name;
+    /// [`Error::NoRuntime`] if there are async methods and no runtime; [`Error::Setting`] for
+    /// settings that make no sense; [`Error::Io`] if the system refuses threads or descriptors.
+    pub fn bind(self, name: &str) -> Result<Server> {
+        let place = Place::of(name)?;
+        self.methods.check()?;
+        let limits = self.limits;
+        check_limits(&limits)?;
+        #[cfg(feature = "tokio")]
+        let runtime = self.runtime.or_else(|| tokio::runtime::Handle::try_current().ok());
+        #[cfg(feature = "tokio")]
+        if runtime.is_none()
+            && let Some(method) = self.methods.need_a_runtime()
+        {
+            return Err(Error::NoRuntime { method: method.to_owned() });
+        }
+        let cpus = crate::sys::allowed_cpus().map_err(Error::io("ask for the processors"))?;
+        let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
+        let methods = Arc::new(self.methods);
+        let workers = (0..workers)
+            .map(|number| {
+                let settings = WorkerSettings {
+                    spin: self.spin,
+                    max_message: limits.max_message,
+                    max_in_flight: limits.max_in_flight,
+                    pin_to: match &self.pin {
+                        Pin::None => None,
+                        Pin::Auto => Some(cpus[number % cpus.len()]),
+                        Pin::List(list) if list.is_empty() => None,
+                        Pin::List(list) => Some(list[number % list.len()]),
+                    },
+                    #[cfg(feature = "tokio")]
+                    runtime: runtime.clone(),
+                };
+                WorkerHandle::start(number, methods.clone(), settings)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut label = self.label.unwrap_or_else(|| name.to_owned());
+        label.truncate(label.floor_char_boundary(MAX_LABEL));
+        let grants = Arc::new(Grants {
+            policy: Arc::new(ServerPolicy {
+                versions: VERSIONS,
+                modes: vec![Mode::Calls],
+                features_supported: supported_features(),
+                features_required: 0,
+                layout_hash: layout::LAYOUT_HASH,
+                ring_min: limits.min_ring as u32,
+                ring_max: limits.max_ring as u32,
+            }),
+            peers: self.peers,
+            memory: self.memory,
+            max_message: limits.max_message as u64,
+            max_in_flight: limits.max_in_flight,
+            label,
+            methods: methods
+                .names()
+                .map(|name| Method { shape: CallShape::Unary, name: name.into() })
+                .collect(),
+            timeout: self.handshake_timeout,
+        });
+        let dispatch = Dispatch {
+            workers: workers.iter().map(|w| (w.mailbox.clone(), w.load.clone())).collect(),
+            max_connections: limits.max_connections,
+        };
+        let acceptor = Acceptor::start(&place, grants, dispatch);
+        let mut server = Server { acceptor: None, workers };
+        server.acceptor = Some(acceptor?);
+        Ok(server)
+    }
+}
+
+fn check_limits(limits: &Limits) -> Result<()> {
+    let setting = |setting, rule| Err(Error::Setting { setting, rule });
+    if !limits.min_ring.is_power_of_two() || limits.min_ring < layout::MIN_CAPACITY {
+        return setting("min_ring", "a power of two, at least 4096");
+    }
+    if !limits.max_ring.is_power_of_two() || limits.max_ring > layout::MAX_CAPACITY {
+        return setting("max_ring", "a power of two, at most 256 MiB");
+    }
+    if limits.max_ring < limits.min_ring {
+        return setting("max_ring", "at least min_ring");
+    }
+    if limits.max_in_flight == 0 || limits.max_in_flight > u32::MAX as usize {
+        return setting("max_in_flight", "at least 1");
+    }
+    Ok(())
+}
+
+/// Spreads accepted connections over the workers: the least loaded gets the next.
+struct Dispatch {
+    workers: Vec<(Arc<Mailbox>, Arc<AtomicUsize>)>,
+    max_connections: usize,
+}
+
+impl Admission for Dispatch {
+    fn admit(&mut self, pending: usize) -> Result<(), (RejectCode, String)> {
+        let open: usize = self.workers.iter().map(|(_, load)| load.load(Relaxed)).sum();
+        if open + pending < self.max_connections {
+            return Ok(());
+        }
+        let text = format!("the server has {} connections, its limit", self.max_connections);
+        Err((RejectCode::Limits, text))
+    }
+
+    fn take(&mut self, link: Box<Link>) {
+        let least = self.workers.iter().min_by_key(|(_, load)| load.load(Relaxed));
+        let (mailbox, load) = least.expect("there is at least one worker");
+        load.fetch_add(1, Relaxed);
+        mailbox.post(Mail::Connection(link));
+    }
+}
+
+/// A running server. Dropping it stops it at once; [`shutdown`](Self::shutdown) lets calls in
+/// flight finish first.
+///
+/// ```no_run
+/// use nearwire::{Server, Status};
+///
+/// # fn main() -> nearwire::Result<()> {
+/// let server = Server::builder()
+///     .method("reverse", |request: &[u8]| Ok(request.iter().rev().copied().collect()))
+///     .bind("text")?;
+/// server.wait();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    acceptor: Option<Acceptor>,
+    workers: Vec<WorkerHandle>,
+}
+
+impl Server {
+    /// Starts to build a server.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+
+    /// The path of the socket that clients connect to.
+    pub fn path(&self) -> &Path {
+        self.acceptor.as_ref().expect("until the drop").path()
+    }
+
+    /// Open connections of each worker.
+    pub fn connections(&self) -> Vec<usize> {
+        self.workers.iter().map(|w| w.load.load(Relaxed)).collect()
+    }
+
+    /// Blocks for ever: for programs that end by a signal.
+    pub fn wait(&self) -> ! {
+        loop {
+            std::thread::park();
+        }
+    }
+
+    /// Serves until `stop` is ready, then [`shutdown`](Self::shutdown)s with five seconds of grace.
+    ///
+    /// # Errors
+    /// None at present.
+    #[cfg(feature = "tokio")]
+    pub async fn serve_until<F: Future>(self, stop: F) -> Result<()> {
+        stop.await;
+        let ended = tokio::task::spawn_blocking(move || self.shutdown(Duration::from_secs(5)));
+        ended.await.map_err(|_| Error::io("shut down")(std::io::ErrorKind::Other.into()))
+    }
+
+    /// Frees the name, lets calls in flight finish for `grace` at most, closes the connections and
+    /// ends the threads. Blocks until then.
+    pub fn shutdown(mut self, grace: Duration) {
+        self.stop(grace);
+    }
+
+    fn stop(&mut self, grace: Duration) {
+        self.acceptor = None;
+        let until = Instant::now() + grace;
+        for worker in &self.workers {
+            worker.mailbox.post(Mail::Drain(until));
+        }
+        self.workers.iter_mut().for_each(WorkerHandle::join);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
