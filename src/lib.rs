@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod client;
 mod error;
 pub mod layout;
 mod link;
@@ -21,6 +22,7 @@ mod typed;
 mod waiter;
 mod worker;
 
+pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };

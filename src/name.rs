@@ -16,14 +16,22 @@ impl Place {
     /// A plain name lives in the user's own directory; anything with a slash is a path.
     pub(crate) fn of(name: &str) -> Result<Self> {
         if name.contains('/') {
-            return Ok(Self { path: Path::new(name).to_owned(), private_directory: false });
+            return Ok(Self {
+                path: Path::new(name).to_owned(),
+                private_directory: false,
+            });
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-            return Err(Error::BadName { name: name.to_owned() });
+            return Err(Error::BadName {
+                name: name.to_owned(),
+            });
         }
         let path = sys::default_directory().join(format!("{name}.sock"));
-        Ok(Self { path, private_directory: true })
+        Ok(Self {
+            path,
+            private_directory: true,
+        })
     }
 }
 
@@ -38,7 +46,10 @@ mod tests {
         let place = Place::of("./search").unwrap();
         assert!(!place.private_directory && place.path == Path::new("./search"));
         for bad in ["", ".", "..", ".hidden", "a b", "a\0b", "ä"] {
-            assert!(matches!(Place::of(bad), Err(Error::BadName { .. })), "{bad:?}");
+            assert!(
+                matches!(Place::of(bad), Err(Error::BadName { .. })),
+                "{bad:?}"
+            );
         }
     }
 }

@@ -87,12 +87,19 @@ impl PeerPolicy {
         if peer.uid == own.uid {
             return Ok(());
         }
-        Err(format!("only processes of user {} are, unless the policy says otherwise", own.uid))
+        Err(format!(
+            "only processes of user {} are, unless the policy says otherwise",
+            own.uid
+        ))
     }
 }
 
 impl fmt::Debug for PeerPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "PeerPolicy(custom)" } else { "PeerPolicy(same user)" })
+        f.write_str(if self.0.is_some() {
+            "PeerPolicy(custom)"
+        } else {
+            "PeerPolicy(same user)"
+        })
     }
 }

@@ -7,14 +7,20 @@ use serde::{Serialize, de::DeserializeOwned};
 /// A request, on the server's side.
 pub(crate) fn request<Q: DeserializeOwned>(bytes: &[u8]) -> Result<Q, Status> {
     postcard::from_bytes(bytes).map_err(|error| {
-        Status::new(Code::INVALID_ARGUMENT, format!("the request does not decode: {error}"))
+        Status::new(
+            Code::INVALID_ARGUMENT,
+            format!("the request does not decode: {error}"),
+        )
     })
 }
 
 /// A reply, on the server's side.
 pub(crate) fn append_reply<R: Serialize>(value: &R, to: &mut Vec<u8>) -> Result<(), Status> {
     encode(value, to).map_err(|error| {
-        Status::new(Code::INTERNAL, format!("the reply could not be encoded: {error}"))
+        Status::new(
+            Code::INTERNAL,
+            format!("the reply could not be encoded: {error}"),
+        )
     })
 }
 

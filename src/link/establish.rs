@@ -25,7 +25,11 @@ pub(crate) const FEATURE_ASYMMETRIC_FENCES: u64 = 1;
 
 /// What this build can do on this system.
 pub(crate) fn supported_features() -> u64 {
-    if sys::register_for_heavy_fences() { FEATURE_ASYMMETRIC_FENCES } else { 0 }
+    if sys::register_for_heavy_fences() {
+        FEATURE_ASYMMETRIC_FENCES
+    } else {
+        0
+    }
 }
 
 /// What a client asks for.
@@ -68,7 +72,10 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         max_segment_len: layout::segment_len(layout::MAX_CAPACITY, page) as u64,
     };
     let mut handshake = ClientHandshake::new(hello, limits)?;
-    let mut talk = Talk { socket: &socket, deadline: Instant::now() + wishes.timeout };
+    let mut talk = Talk {
+        socket: &socket,
+        deadline: Instant::now() + wishes.timeout,
+    };
     talk.send(handshake.hello(), &[])?;
 
     let (welcome, server_segment, server_bell) = loop {
@@ -78,8 +85,10 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
             break (welcome, segment, bell);
         }
     };
-    let (to_server, to_client) =
-        (welcome.ring_to_server as usize, welcome.ring_to_client as usize);
+    let (to_server, to_client) = (
+        welcome.ring_to_server as usize,
+        welcome.ring_to_client as usize,
+    );
     if to_server < layout::MIN_CAPACITY || to_client < layout::MIN_CAPACITY {
         let text = format!("the server granted rings of {to_server} and {to_client} bytes");
         return Err(Error::Protocol(Violation::Control(text)));
@@ -104,17 +113,30 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         methods: welcome.methods,
         peer_label: welcome.label,
     };
-    let parts = Parts { socket, bell, segment, peer, terms };
-    let peer_bell = Doorbell::from_peer(server_bell).map_err(Error::io("use the peer's doorbell"))?;
+    let parts = Parts {
+        socket,
+        bell,
+        segment,
+        peer,
+        terms,
+    };
+    let peer_bell =
+        Doorbell::from_peer(server_bell).map_err(Error::io("use the peer's doorbell"))?;
     Ok(parts.into_link(peer_bell, peer_words, peer_data, handshake.into_reader()))
 }
 
 fn fences(features: u64) -> Fences {
-    if features & FEATURE_ASYMMETRIC_FENCES != 0 { Fences::Asymmetric } else { Fences::Symmetric }
+    if features & FEATURE_ASYMMETRIC_FENCES != 0 {
+        Fences::Asymmetric
+    } else {
+        Fences::Symmetric
+    }
 }
 
 fn check(policy: &PeerPolicy, peer: Identity) -> Result<()> {
-    policy.check(&peer).map_err(|reason| Error::Credentials { peer, reason })
+    policy
+        .check(&peer)
+        .map_err(|reason| Error::Credentials { peer, reason })
 }
 
 fn two(handles: Vec<OwnedFd>) -> Result<(OwnedFd, OwnedFd)> {
@@ -155,7 +177,14 @@ impl Parts {
             reader: reader.into(),
         });
         Link {
-            tx: Tx::new(data, words.clone(), peer_words.clone(), out, fences, shared.clone()),
+            tx: Tx::new(
+                data,
+                words.clone(),
+                peer_words.clone(),
+                out,
+                fences,
+                shared.clone(),
+            ),
             rx: Rx::new(peer_data, words, peer_words, into, fences, shared.clone()),
             shared,
         }
@@ -177,7 +206,9 @@ impl Talk<'_> {
                 source: std::io::ErrorKind::TimedOut.into(),
             });
         }
-        self.socket.wait_ready(for_sending, left).map_err(Error::io("wait for the server"))?;
+        self.socket
+            .wait_ready(for_sending, left)
+            .map_err(Error::io("wait for the server"))?;
         Ok(())
     }
 
@@ -274,7 +305,11 @@ pub(crate) enum Progress {
 }
 
 impl Accepting {
-    pub(crate) fn new(socket: ControlSocket, grants: Arc<Grants>, connection_id: u64) -> Result<Self> {
+    pub(crate) fn new(
+        socket: ControlSocket,
+        grants: Arc<Grants>,
+        connection_id: u64,
+    ) -> Result<Self> {
         let peer = socket.peer().map_err(Error::io("ask who the client is"))?;
         Ok(Self {
             socket,
@@ -322,9 +357,10 @@ impl Accepting {
                     Error::Credentials { reason, .. } => {
                         Some(self.handshake.reject(RejectCode::Credentials, reason))
                     }
-                    Error::Segment(_) => {
-                        Some(self.handshake.reject(RejectCode::Segment, error.to_string()))
-                    }
+                    Error::Segment(_) => Some(
+                        self.handshake
+                            .reject(RejectCode::Segment, error.to_string()),
+                    ),
                     Error::Io { .. } => {
                         Some(self.handshake.reject(RejectCode::Limits, error.to_string()))
                     }
@@ -351,9 +387,9 @@ impl Accepting {
             let step = match received.map_err(Error::io("read from a client's control socket"))? {
                 Received::Nothing => return Ok(Some(false)),
                 Received::EndOfFile => return Err(self.handshake.end_of_file().into()),
-                Received::Bytes(count) => {
-                    self.handshake.receive(&buffer[..count], self.handles.len() - before)?
-                }
+                Received::Bytes(count) => self
+                    .handshake
+                    .receive(&buffer[..count], self.handles.len() - before)?,
             };
             match step {
                 ServerStep::NeedMore => {}
@@ -365,7 +401,10 @@ impl Accepting {
 
     /// The client has said Hello: creates this side's segment and sends it.
     fn offer(&mut self, agreed: crate::proto::handshake::Agreed) -> Result<()> {
-        let (into, out) = (agreed.ring_to_server as usize, agreed.ring_to_client as usize);
+        let (into, out) = (
+            agreed.ring_to_server as usize,
+            agreed.ring_to_client as usize,
+        );
         let (segment, handle) = LocalSegment::create(out, &self.grants.memory)
             .map_err(Error::io("create a segment of shared memory"))?;
         let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
@@ -382,7 +421,8 @@ impl Accepting {
         };
         self.unsent = self.handshake.welcome(&offer)?;
         let duplicate = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned().map_err(Error::io("duplicate a descriptor"))
+            fd.try_clone_to_owned()
+                .map_err(Error::io("duplicate a descriptor"))
         };
         self.unsent_handles = vec![duplicate(handle.as_fd())?, duplicate(bell.as_fd())?];
         let terms = Terms {
@@ -397,7 +437,11 @@ impl Accepting {
             methods: self.grants.methods.clone(),
             peer_label: agreed.client_label,
         };
-        self.offered = Some(Offered { segment, bell, terms });
+        self.offered = Some(Offered {
+            segment,
+            bell,
+            terms,
+        });
         Ok(())
     }
 
@@ -421,7 +465,10 @@ impl Accepting {
     /// Maps the client's segment and says Ready.
     fn open(&mut self) -> Result<Opened> {
         let violation = |text: &str| Error::Protocol(Violation::Control(text.into()));
-        let offered = self.offered.take().ok_or_else(|| violation("Accept before Hello"))?;
+        let offered = self
+            .offered
+            .take()
+            .ok_or_else(|| violation("Accept before Hello"))?;
         let (segment, bell) = two(std::mem::take(&mut self.handles))?;
         let (words, data) = open_peer(SegmentHandle::from(segment), offered.terms.ring_in)?;
         let bell = Doorbell::from_peer(bell).map_err(Error::io("use a client's doorbell"))?;
@@ -434,13 +481,33 @@ impl Accepting {
             // Sixteen bytes into an empty socket buffer: the client is playing games.
             return Err(violation("the client does not read its control socket"));
         }
-        Ok(Opened { offered, bell, words, data })
+        Ok(Opened {
+            offered,
+            bell,
+            words,
+            data,
+        })
     }
 
     fn finish(self, opened: Opened) -> Link {
-        let Opened { offered: Offered { segment, bell, terms }, bell: peer_bell, words, data } =
-            opened;
-        let parts = Parts { socket: self.socket, bell, segment, peer: self.peer, terms };
+        let Opened {
+            offered:
+                Offered {
+                    segment,
+                    bell,
+                    terms,
+                },
+            bell: peer_bell,
+            words,
+            data,
+        } = opened;
+        let parts = Parts {
+            socket: self.socket,
+            bell,
+            segment,
+            peer: self.peer,
+            terms,
+        };
         parts.into_link(peer_bell, words, data, self.handshake.into_reader())
     }
 }

@@ -80,7 +80,11 @@ pub(crate) fn next<'a>(
         Some(Seen::Plain { tag, id, len }) => {
             let payload = &buffer[..len];
             Ok(Some(if tag as u16 == PLAIN_REQUEST {
-                Incoming::Request { method: (tag >> 16) as u16, id, payload }
+                Incoming::Request {
+                    method: (tag >> 16) as u16,
+                    id,
+                    payload,
+                }
             } else {
                 Incoming::Reply { id, payload }
             }))
@@ -105,6 +109,8 @@ fn take_any(
     let (header, prefix) =
         decode_header(record.tag(), head, record.len()).map_err(|e| violation(&e))?;
     reassembly
-        .push_with(&header, record.len() - prefix, |data| record.append_to(prefix, data))
+        .push_with(&header, record.len() - prefix, |data| {
+            record.append_to(prefix, data)
+        })
         .map_err(|e| violation(&e))
 }

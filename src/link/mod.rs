@@ -12,9 +12,7 @@ mod rx;
 mod tx;
 mod wait;
 
-pub(crate) use establish::{
-    Accepting, Grants, Progress, Wishes, connect, supported_features,
-};
+pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
 pub(crate) use incoming::{Incoming, next as next_incoming};
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
 pub(crate) use rx::Rx;
@@ -89,8 +87,12 @@ impl Shared {
     pub(crate) fn closed_error(&self) -> Error {
         match self.closed() {
             Some(CloseReason::Violation(violation)) => Error::Protocol(violation.clone()),
-            Some(reason) => Error::Closed { reason: reason.clone() },
-            None => Error::Closed { reason: CloseReason::Local },
+            Some(reason) => Error::Closed {
+                reason: reason.clone(),
+            },
+            None => Error::Closed {
+                reason: CloseReason::Local,
+            },
         }
     }
 
@@ -165,10 +167,17 @@ fn last_word(
     bytes: &[u8],
     descriptors: usize,
 ) -> Result<Option<CloseReason>, String> {
-    let message = reader.receive(bytes, descriptors).map_err(|e| e.to_string())?;
-    let Some(message) = message else { return Ok(None) };
+    let message = reader
+        .receive(bytes, descriptors)
+        .map_err(|e| e.to_string())?;
+    let Some(message) = message else {
+        return Ok(None);
+    };
     if message.kind() != MessageKind::Close {
-        return Err(format!("a {:?} message after the handshake", message.kind()));
+        return Err(format!(
+            "a {:?} message after the handshake",
+            message.kind()
+        ));
     }
     let close = Close::decode(message.body()).map_err(|e| e.to_string())?;
     Ok(Some(match close.code {

@@ -24,7 +24,9 @@ fn fragment_len(tx: &Tx) -> usize {
 /// The payload must be at most [`whole_max`].
 #[inline(always)]
 pub(crate) fn stage_plain(tx: &mut Tx, tag: Tag, id: u64, payload: &[u8]) -> Result<bool> {
-    let Some(mut slot) = tx.reserve(WORD + payload.len())? else { return Ok(false) };
+    let Some(mut slot) = tx.reserve(WORD + payload.len())? else {
+        return Ok(false);
+    };
     slot.write_u64(0, id);
     slot.write(WORD, payload);
     slot.commit(tag.to_bits());
@@ -39,9 +41,13 @@ pub(crate) fn stage_frame(tx: &mut Tx, header: &Header, payload: &[u8]) -> Resul
 /// Stages one frame whose payload lies in several parts. False as above.
 pub(crate) fn stage_parts(tx: &mut Tx, header: &Header, parts: &[&[u8]]) -> Result<bool> {
     let len = parts.iter().map(|part| part.len()).sum();
-    let encoded = encode_header(header, len)
-        .map_err(|_| Error::TooLarge { len: len as u64, limit: whole_max(tx) as u64 })?;
-    let Some(mut slot) = tx.reserve(encoded.body_len())? else { return Ok(false) };
+    let encoded = encode_header(header, len).map_err(|_| Error::TooLarge {
+        len: len as u64,
+        limit: whole_max(tx) as u64,
+    })?;
+    let Some(mut slot) = tx.reserve(encoded.body_len())? else {
+        return Ok(false);
+    };
     slot.write(0, encoded.prefix());
     let mut at = encoded.prefix().len();
     for part in parts {
@@ -65,15 +71,26 @@ pub(crate) struct Outgoing<P> {
 impl<P: AsRef<[u8]>> Outgoing<P> {
     pub(crate) fn new(tx: &Tx, header: Header, payload: P) -> Self {
         let len = payload.as_ref().len();
-        let piece = if len <= whole_max(tx) { len.max(1) } else { fragment_len(tx) };
+        let piece = if len <= whole_max(tx) {
+            len.max(1)
+        } else {
+            fragment_len(tx)
+        };
         let mut rest = fragments(len, piece);
         let next = rest.next();
-        Self { header, payload, rest, next }
+        Self {
+            header,
+            payload,
+            rest,
+            next,
+        }
     }
 
     /// Whether the message needs more than one frame.
     pub(crate) fn is_fragmented(&self) -> bool {
-        self.next.as_ref().is_some_and(|piece| !piece.fragment.is_whole())
+        self.next
+            .as_ref()
+            .is_some_and(|piece| !piece.fragment.is_whole())
     }
 
     /// Bytes of body that the next frame needs in the ring at most; for waiting.
@@ -89,7 +106,10 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
     /// published as it goes, so that the other side empties the ring meanwhile.
     pub(crate) fn stage(&mut self, tx: &mut Tx) -> Result<bool> {
         while let Some(piece) = &self.next {
-            let header = Header { fragment: piece.fragment, ..self.header };
+            let header = Header {
+                fragment: piece.fragment,
+                ..self.header
+            };
             if !stage_frame(tx, &header, &self.payload.as_ref()[piece.range.clone()])? {
                 return Ok(false);
             }

@@ -141,9 +141,10 @@ impl Tx {
 fn push_error(shared: &Shared, error: PushError) -> Error {
     match error {
         PushError::Broken(error) => shared.violated(Violation::Ring(error)),
-        PushError::TooLong { len, max } => {
-            Error::TooLarge { len: len as u64, limit: max as u64 }
-        }
+        PushError::TooLong { len, max } => Error::TooLarge {
+            len: len as u64,
+            limit: max as u64,
+        },
         _ => shared.closed_error(),
     }
 }

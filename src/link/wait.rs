@@ -77,7 +77,12 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     pub(crate) fn new(shared: Arc<Shared>, spin: Spin) -> Self {
-        Self { spinner: Spinner::new(spin), sleeper: None, shared, sleeps: 0 }
+        Self {
+            spinner: Spinner::new(spin),
+            sleeper: None,
+            shared,
+            sleeps: 0,
+        }
     }
 
     /// Waits. Blocks the thread until `deadline` at most.

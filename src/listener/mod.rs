@@ -66,7 +66,12 @@ impl Acceptor {
             .name("nearwire-accept".into())
             .spawn(move || accepting.run())
             .map_err(Error::io("start the acceptor thread"))?;
-        Ok(Self { path, stop, waker, thread: Some(thread) })
+        Ok(Self {
+            path,
+            stop,
+            waker,
+            thread: Some(thread),
+        })
     }
 
     /// The socket's path.
@@ -177,7 +182,9 @@ impl<A: Admission> Accept<A> {
 
     /// Lets a client go on with its handshake as far as it can.
     fn go_on(&mut self, key: usize) {
-        let Some(client) = self.pending.try_remove(key) else { return };
+        let Some(client) = self.pending.try_remove(key) else {
+            return;
+        };
         let was_sending = client.is_sending();
         match client.progress() {
             (Progress::Waiting { to_send }, Some(client)) => {
@@ -215,7 +222,11 @@ impl<A: Admission> Accept<A> {
     }
 
     fn earliest_deadline(&self) -> Option<Duration> {
-        let earliest = self.pending.iter().map(|(_, client)| client.deadline).min()?;
+        let earliest = self
+            .pending
+            .iter()
+            .map(|(_, client)| client.deadline)
+            .min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 

@@ -86,7 +86,10 @@ impl Methods {
 
     #[cfg(feature = "tokio")]
     pub(crate) fn need_a_runtime(&self) -> Option<&str> {
-        let place = self.handlers.iter().position(|h| matches!(h, Handler::Async(_)))?;
+        let place = self
+            .handlers
+            .iter()
+            .position(|h| matches!(h, Handler::Async(_)))?;
         Some(&self.names[place])
     }
 }

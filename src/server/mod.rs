@@ -9,9 +9,7 @@ use crate::layout;
 use crate::link::{Grants, Link, supported_features};
 use crate::listener::{Acceptor, Admission};
 use crate::name::Place;
-use crate::proto::handshake::{
-    CallShape, MAX_LABEL, Method, RejectCode, ServerPolicy, VERSIONS,
-};
+use crate::proto::handshake::{CallShape, MAX_LABEL, Method, RejectCode, ServerPolicy, VERSIONS};
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
@@ -272,12 +270,16 @@ impl ServerBuilder {
         let limits = self.limits;
         check_limits(&limits)?;
         #[cfg(feature = "tokio")]
-        let runtime = self.runtime.or_else(|| tokio::runtime::Handle::try_current().ok());
+        let runtime = self
+            .runtime
+            .or_else(|| tokio::runtime::Handle::try_current().ok());
         #[cfg(feature = "tokio")]
         if runtime.is_none()
             && let Some(method) = self.methods.need_a_runtime()
         {
-            return Err(Error::NoRuntime { method: method.to_owned() });
+            return Err(Error::NoRuntime {
+                method: method.to_owned(),
+            });
         }
         let cpus = crate::sys::allowed_cpus().map_err(Error::io("ask for the processors"))?;
         let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
@@ -319,16 +321,25 @@ impl ServerBuilder {
             label,
             methods: methods
                 .names()
-                .map(|name| Method { shape: CallShape::Unary, name: name.into() })
+                .map(|name| Method {
+                    shape: CallShape::Unary,
+                    name: name.into(),
+                })
                 .collect(),
             timeout: self.handshake_timeout,
         });
         let dispatch = Dispatch {
-            workers: workers.iter().map(|w| (w.mailbox.clone(), w.load.clone())).collect(),
+            workers: workers
+                .iter()
+                .map(|w| (w.mailbox.clone(), w.load.clone()))
+                .collect(),
             max_connections: limits.max_connections,
         };
         let acceptor = Acceptor::start(&place, grants, dispatch);
-        let mut server = Server { acceptor: None, workers };
+        let mut server = Server {
+            acceptor: None,
+            workers,
+        };
         server.acceptor = Some(acceptor?);
         Ok(server)
     }
@@ -359,16 +370,26 @@ struct Dispatch {
 
 impl Admission for Dispatch {
     fn admit(&mut self, pending: usize) -> Result<(), (RejectCode, String)> {
-        let open: usize = self.workers.iter().map(|(_, load)| load.load(Relaxed)).sum();
+        let open: usize = self
+            .workers
+            .iter()
+            .map(|(_, load)| load.load(Relaxed))
+            .sum();
         if open + pending < self.max_connections {
             return Ok(());
         }
-        let text = format!("the server has {} connections, its limit", self.max_connections);
+        let text = format!(
+            "the server has {} connections, its limit",
+            self.max_connections
+        );
         Err((RejectCode::Limits, text))
     }
 
     fn take(&mut self, link: Box<Link>) {
-        let least = self.workers.iter().min_by_key(|(_, load)| load.load(Relaxed));
+        let least = self
+            .workers
+            .iter()
+            .min_by_key(|(_, load)| load.load(Relaxed));
         let (mailbox, load) = least.expect("there is at least one worker");
         load.fetch_add(1, Relaxed);
         mailbox.post(Mail::Connection(link));
@@ -426,7 +447,9 @@ impl Server {
     pub async fn serve_until<F: Future>(self, stop: F) -> Result<()> {
         stop.await;
         let ended = tokio::task::spawn_blocking(move || self.shutdown(Duration::from_secs(5)));
-        ended.await.map_err(|_| Error::io("shut down")(std::io::ErrorKind::Other.into()))
+        ended
+            .await
+            .map_err(|_| Error::io("shut down")(std::io::ErrorKind::Other.into()))
     }
 
     /// Frees the name, lets calls in flight finish for `grace` at most, closes the connections and

@@ -130,7 +130,11 @@ impl Connection {
         let mut taken = 0;
         while taken < RECORDS_PER_TURN {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut bench.request)? {
-                Some(Incoming::Request { method, id, payload }) => {
+                Some(Incoming::Request {
+                    method,
+                    id,
+                    payload,
+                }) => {
                     let Some(Handler::Sync(handler)) = bench.methods.get(method) else {
                         let payload = payload.to_vec();
                         self.take_other(bench, Header::request(method, id), payload)?;
@@ -176,7 +180,9 @@ impl Connection {
         if taken == 0 {
             self.link.rx.release();
             if self.link.rx.ready() == Ready::Closed {
-                return Err(Error::Closed { reason: CloseReason::Finished });
+                return Err(Error::Closed {
+                    reason: CloseReason::Finished,
+                });
             }
         }
         Ok(taken > 0)
@@ -252,11 +258,14 @@ impl Connection {
             }
             Kind::Ping => {
                 let pong = Header::new(Kind::Pong, 0);
-                self.outbox.push_back(Outgoing::new(&self.link.tx, pong, payload));
+                self.outbox
+                    .push_back(Outgoing::new(&self.link.tx, pong, payload));
                 self.flush_outbox().map(drop)
             }
             Kind::Pong => Ok(()),
-            Kind::Finish => Err(Error::Closed { reason: CloseReason::Finished }),
+            Kind::Finish => Err(Error::Closed {
+                reason: CloseReason::Finished,
+            }),
             other => Err(self.unexpected(&format!("a {other:?} frame"))),
         }
     }
@@ -269,8 +278,9 @@ impl Connection {
             return self.answer(id, Err(Status::new(Code::UNKNOWN_METHOD, text)));
         };
         let mut context = self.context.clone();
-        context.deadline =
-            header.deadline_ns.map(|left| Instant::now() + Duration::from_nanos(left));
+        context.deadline = header
+            .deadline_ns
+            .map(|left| Instant::now() + Duration::from_nanos(left));
         if header.deadline_ns == Some(0) {
             return self.answer(id, Err(Status::new(Code::DEADLINE_EXCEEDED, "")));
         }
@@ -278,8 +288,7 @@ impl Connection {
             Handler::Sync(handler) => {
                 bench.reply.clear();
                 let reply = &mut bench.reply;
-                let result =
-                    catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)));
+                let result = catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)));
                 self.answer_slowly(bench, id, result)
             }
             #[cfg(feature = "tokio")]
@@ -323,7 +332,10 @@ impl Connection {
             match left {
                 None => call.await,
                 Some(left) => tokio::time::timeout(left, call).await.unwrap_or_else(|_| {
-                    Err(Status::new(Code::DEADLINE_EXCEEDED, "the handler was still busy"))
+                    Err(Status::new(
+                        Code::DEADLINE_EXCEEDED,
+                        "the handler was still busy",
+                    ))
                 }),
             }
         };
@@ -339,7 +351,12 @@ impl Connection {
                     Err(_) => return,
                 },
             };
-            mailbox.post(super::Mail::Answer(Answer { key, connection, request: id, result }));
+            mailbox.post(super::Mail::Answer(Answer {
+                key,
+                connection,
+                request: id,
+                result,
+            }));
         });
         Ok(())
     }
@@ -370,13 +387,16 @@ impl Connection {
         let (header, payload) = match result {
             Ok(reply) if reply.len() as u64 <= limit => (Header::reply(id), reply),
             Ok(reply) => {
-                let text =
-                    format!("the reply has {} bytes, the caller accepts {limit}", reply.len());
+                let text = format!(
+                    "the reply has {} bytes, the caller accepts {limit}",
+                    reply.len()
+                );
                 error_frame(id, &Status::new(Code::REPLY_TOO_LARGE, text))
             }
             Err(status) => error_frame(id, &status),
         };
-        self.outbox.push_back(Outgoing::new(&self.link.tx, header, payload));
+        self.outbox
+            .push_back(Outgoing::new(&self.link.tx, header, payload));
         if self.outbox.len() == 1 {
             self.flush_outbox()?;
         }
@@ -404,5 +424,8 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Status {
         (_, Some(text)) => text.as_str(),
         _ => "no message",
     };
-    Status::new(Code::HANDLER_PANICKED, format!("the handler panicked: {text}"))
+    Status::new(
+        Code::HANDLER_PANICKED,
+        format!("the handler panicked: {text}"),
+    )
 }

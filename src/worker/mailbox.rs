@@ -1,9 +1,12 @@
 //! How other threads hand things to a worker.
 
-use crate::link::Link;
 use crate::error::Status;
+use crate::link::Link;
 use crate::sys::MultiplexerWaker;
-use std::sync::atomic::{AtomicBool, Ordering::{Relaxed, SeqCst}};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 

@@ -92,7 +92,11 @@ impl WorkerHandle {
             .name(format!("nearwire-{number}"))
             .spawn(move || worker.run())
             .map_err(Error::io("start a worker thread"))?;
-        Ok(Self { mailbox, load, thread: Some(thread) })
+        Ok(Self {
+            mailbox,
+            load,
+            thread: Some(thread),
+        })
     }
 
     /// Blocks until the worker has ended, which it does after [`Mail::Drain`].
@@ -152,10 +156,15 @@ impl Worker {
             if self.is_drained() {
                 break;
             }
-            let Self { active, connections, bench, spinner, .. } = &mut self;
+            let Self {
+                active,
+                connections,
+                bench,
+                spinner,
+                ..
+            } = &mut self;
             let found = spinner.spin(|| {
-                bench.mailbox.has_mail()
-                    || active.iter().any(|&key| connections[key].is_ready())
+                bench.mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
             });
             if !found {
                 self.sleep();
@@ -245,8 +254,9 @@ impl Worker {
         if !self.bench.mailbox.fall_asleep() {
             return;
         }
-        let mut timeout =
-            self.drain_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let mut timeout = self
+            .drain_until
+            .map(|until| until.saturating_duration_since(Instant::now()));
         if !reliable {
             timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
         }
@@ -270,7 +280,9 @@ impl Worker {
         }
         rung.into_iter().for_each(|key| self.activate(key));
         for key in sockets {
-            let Some(connection) = self.connections.get(key) else { continue };
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
             let shared = &connection.link().shared;
             shared.read_control();
             if shared.closed().is_some() {
@@ -287,7 +299,9 @@ impl Worker {
             #[cfg(feature = "tokio")]
             Mail::Answer(answer) => {
                 let key = answer.key;
-                let Some(connection) = self.connections.get_mut(key) else { return };
+                let Some(connection) = self.connections.get_mut(key) else {
+                    return;
+                };
                 if connection.id() != answer.connection {
                     return;
                 }
@@ -319,7 +333,12 @@ impl Worker {
             return;
         }
         let settings = &self.settings;
-        entry.insert(Connection::new(link, key, settings.max_message, settings.max_in_flight));
+        entry.insert(Connection::new(
+            link,
+            key,
+            settings.max_message,
+            settings.max_in_flight,
+        ));
         self.activate(key);
     }
 

@@ -53,7 +53,10 @@ impl Multiplexer {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), flags)?;
-        Ok(Self { epoll, wake: Arc::new(wake) })
+        Ok(Self {
+            epoll,
+            wake: Arc::new(wake),
+        })
     }
 
     pub(crate) fn waker(&self) -> MultiplexerWaker {
@@ -77,7 +80,12 @@ impl Multiplexer {
     /// Watches a socket for room to send instead.
     pub(crate) fn watch_for_room(&self, key: usize, socket: &impl AsFd) -> io::Result<()> {
         let data = epoll::EventData::new_u64((key as u64) << 1 | SOCKET_BIT);
-        Ok(epoll::modify(&self.epoll, socket, data, epoll::EventFlags::OUT)?)
+        Ok(epoll::modify(
+            &self.epoll,
+            socket,
+            data,
+            epoll::EventFlags::OUT,
+        )?)
     }
 
     /// Watches a socket for something to read again.
@@ -136,7 +144,9 @@ mod tests {
         multiplexer.add_socket(7, &ours).unwrap();
         let happened = |timeout| {
             let mut events = Vec::new();
-            multiplexer.sleep(timeout, |event| events.push(event)).unwrap();
+            multiplexer
+                .sleep(timeout, |event| events.push(event))
+                .unwrap();
             events
         };
         assert_eq!(happened(Some(Duration::ZERO)), []);

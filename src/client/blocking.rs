@@ -1,0 +1,369 @@
+//! A client for one thread, without a runtime.
+
+use super::ClientBuilder;
+use super::methods::{self, Method};
+use super::pipeline::Pipeline;
+use crate::error::{CloseReason, Error, Identity, Result, Status, Violation};
+use crate::link::{
+    Incoming, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_plain, whole_max,
+};
+use crate::proto::frame::{Frame, Header, Kind, Tag};
+use crate::proto::reassembly::{Message, Reassembly};
+use crate::settings::Spin;
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+/// A connection to a server for calls from one thread at a time.
+///
+/// A call spins for a while and then sleeps until its reply is there ([`Spin`]). The steady path
+/// of [`call_into`](Self::call_into) allocates nothing.
+///
+/// ```no_run
+/// # fn main() -> nearwire::Result<()> {
+/// use nearwire::BlockingClient;
+///
+/// let mut client = BlockingClient::connect("text")?;
+/// assert_eq!(client.call_bytes("reverse", b"wire")?, b"eriw");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct BlockingClient {
+    pub(super) link: Link,
+    pub(super) waiter: Waiter,
+    pub(super) reassembly: Reassembly,
+    /// Where replies are copied to.
+    pub(super) buffer: Vec<u8>,
+    next_id: u64,
+}
+
+/// Something that ends a call: a reply or an error of the handler.
+pub(super) type Ended<'a> = std::result::Result<Cow<'a, [u8]>, Status>;
+
+impl BlockingClient {
+    /// Connects with the default settings. Blocks for 5 s at most.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect_blocking`].
+    pub fn connect(name: &str) -> Result<Self> {
+        ClientBuilder::new().connect_blocking(name)
+    }
+
+    /// The settings to connect with.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    pub(super) fn new(link: Link, spin: Spin) -> Self {
+        let limit = usize::try_from(link.shared.terms.max_message_in).unwrap_or(usize::MAX);
+        Self {
+            waiter: Waiter::new(link.shared.clone(), spin),
+            reassembly: Reassembly::new(limit),
+            buffer: Vec::new(),
+            next_id: 1,
+            link,
+        }
+    }
+
+    /// Finds a method, to save the search by name in each call.
+    ///
+    /// # Errors
+    /// [`Error::NoMethod`], with the names that there are.
+    pub fn method(&self, name: &str) -> Result<Method> {
+        methods::find(&self.link.shared, name)
+    }
+
+    /// The names of the server's methods.
+    pub fn methods(&self) -> impl Iterator<Item = &str> {
+        self.link
+            .shared
+            .terms
+            .methods
+            .iter()
+            .map(|method| &*method.name)
+    }
+
+    /// Who the server is, as the system tells.
+    pub fn server(&self) -> Identity {
+        self.link.shared.peer
+    }
+
+    /// The largest request that the server accepts, in bytes.
+    pub fn max_request(&self) -> u64 {
+        self.link.shared.terms.max_message_out
+    }
+
+    /// Calls a method and waits for the reply, for as long as it takes.
+    ///
+    /// # Errors
+    /// [`Error::NoMethod`] and [`Error::TooLarge`] before anything is sent; [`Error::Status`] if
+    /// the handler says no; [`Error::Closed`] if the server is gone; [`Error::Protocol`] if it
+    /// broke the protocol.
+    pub fn call_bytes(&mut self, method: &str, request: &[u8]) -> Result<Vec<u8>> {
+        let method = self.method(method)?;
+        self.call_with(method, request, None, |reply| reply.into_owned())
+    }
+
+    /// Calls a method and waits for the reply until `timeout` is over.
+    ///
+    /// # Errors
+    /// As [`call_bytes`](Self::call_bytes), and [`Error::DeadlineExceeded`]. The server is told the
+    /// time left and stops working on the call when it is over.
+    pub fn call_bytes_timeout(
+        &mut self,
+        method: &str,
+        request: &[u8],
+        timeout: Duration,
+    ) -> Result<Vec<u8>> {
+        let method = self.method(method)?;
+        self.call_with(method, request, Some(timeout), |reply| reply.into_owned())
+    }
+
+    /// Calls a method and puts the reply into `reply`, which is cleared first.
+    ///
+    /// # Errors
+    /// As [`call_bytes`](Self::call_bytes).
+    #[inline]
+    pub fn call_into(&mut self, method: Method, request: &[u8], reply: &mut Vec<u8>) -> Result<()> {
+        reply.clear();
+        self.call_with(method, request, None, |bytes| match bytes {
+            Cow::Borrowed(bytes) => reply.extend_from_slice(bytes),
+            Cow::Owned(bytes) => *reply = bytes,
+        })
+    }
+
+    /// Calls a method with a request and a reply of serde types.
+    ///
+    /// # Errors
+    /// As [`call_bytes`](Self::call_bytes), and [`Error::Codec`] if the request cannot be encoded
+    /// or the reply is not an `R`.
+    #[cfg(feature = "serde")]
+    pub fn call<Q, R>(&mut self, method: &str, request: &Q) -> Result<R>
+    where
+        Q: serde::Serialize + ?Sized,
+        R: serde::de::DeserializeOwned,
+    {
+        let method = self.method(method)?;
+        let mut bytes = Vec::new();
+        crate::typed::append_request(&request, &mut bytes)?;
+        self.call_with(method, &bytes, None, |bytes| crate::typed::reply(&bytes))?
+    }
+
+    /// Starts to keep several calls in flight.
+    pub fn pipeline(&mut self) -> Pipeline<'_> {
+        Pipeline::new(self)
+    }
+
+    /// One call; `take` gets the reply.
+    #[inline]
+    fn call_with<T>(
+        &mut self,
+        method: Method,
+        request: &[u8],
+        timeout: Option<Duration>,
+        take: impl FnOnce(Cow<'_, [u8]>) -> T,
+    ) -> Result<T> {
+        let id = self.fresh_id();
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let tag = Tag::request(method.number);
+        if timeout.is_none()
+            && request.len() <= whole_max(&self.link.tx)
+            && request.len() as u64 <= self.link.shared.terms.max_message_out
+            && stage_plain(&mut self.link.tx, tag, id, request)?
+        {
+            self.link.tx.publish();
+        } else {
+            self.send_slowly(method, id, request, timeout, deadline)?;
+        }
+        let mut take = Some(take);
+        loop {
+            let ended = self.poll_reply(|of, ended| {
+                // Another number: an answer to a call that was given up.
+                let take = (of == id).then(|| take.take()).flatten()?;
+                Some(ended.map(take))
+            })?;
+            match ended {
+                Some(Some(result)) => return result.map_err(Error::from),
+                Some(None) => {}
+                None => self.wait_for_reply(id, deadline)?,
+            }
+        }
+    }
+
+    /// A number for a new call.
+    #[inline(always)]
+    pub(super) fn fresh_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Takes frames until one ends a call, and hands it to `visit` with the call's number. `None`
+    /// if nothing more is there at the moment.
+    #[inline(always)]
+    pub(super) fn poll_reply<T>(
+        &mut self,
+        visit: impl FnOnce(u64, Ended<'_>) -> T,
+    ) -> Result<Option<T>> {
+        loop {
+            let incoming =
+                next_incoming(&mut self.link.rx, &mut self.reassembly, &mut self.buffer)?;
+            match incoming {
+                Some(Incoming::Reply { id, payload }) => {
+                    return Ok(Some(visit(id, Ok(Cow::Borrowed(payload)))));
+                }
+                None => return Ok(None),
+                Some(Incoming::Partial) => {}
+                Some(Incoming::Request { .. }) => {
+                    return Err(unexpected(&self.link, "a request"));
+                }
+                Some(Incoming::Message(message)) => {
+                    let Message { header, payload } = message;
+                    match header.kind {
+                        Kind::Reply => {
+                            return Ok(Some(visit(header.request_id, Ok(payload))));
+                        }
+                        Kind::Error => {
+                            let status = status_of(&header, &payload);
+                            return Ok(Some(visit(header.request_id, Err(status))));
+                        }
+                        Kind::GoAway | Kind::Ping | Kind::Pong => {}
+                        other => {
+                            return Err(unexpected(&self.link, &format!("a {other:?} frame")));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until a reply may be there. The caller polls again.
+    #[inline]
+    fn wait_for_reply(&mut self, id: u64, deadline: Option<Instant>) -> Result<()> {
+        self.link.tx.prefetch_next();
+        let wanted = Wanted {
+            data: Some(&mut self.link.rx),
+            space: None,
+        };
+        match self.waiter.wait(wanted, deadline)? {
+            Waited::Ready if self.link.rx.ready() != crate::ring::Ready::Closed => Ok(()),
+            Waited::TimedOut => self.give_up(id),
+            _ => Err(self.closed()),
+        }
+    }
+
+    /// The deadline passed: tells the server, and the caller.
+    #[cold]
+    fn give_up(&mut self, id: u64) -> Result<()> {
+        let mut cancel = Outgoing::new(&self.link.tx, Header::new(Kind::Cancel, id), [0; 0]);
+        // If the ring is full the server is not told; it has the deadline itself.
+        let _ = cancel.stage(&mut self.link.tx)?;
+        self.link.tx.publish();
+        Err(Error::DeadlineExceeded)
+    }
+
+    /// Sends a request that is large, carries a deadline, or found the ring full. Replies of
+    /// earlier calls of a pipeline are not touched, so the server must not need them taken: see
+    /// [`Pipeline::submit`].
+    #[cold]
+    #[inline(never)]
+    fn send_slowly(
+        &mut self,
+        method: Method,
+        id: u64,
+        request: &[u8],
+        timeout: Option<Duration>,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        let mut outgoing = self.outgoing(method, id, request, timeout)?;
+        while !outgoing.stage(&mut self.link.tx)? {
+            self.link.tx.publish();
+            // Nothing that arrives meanwhile is of this call; old answers are let go.
+            while self.poll_reply(|_, _| ())?.is_some() {}
+            let len = outgoing.next_len();
+            match self.wait_for_space(len, deadline)? {
+                Waited::Ready => {}
+                Waited::TimedOut => return self.give_up(id),
+                Waited::Closed => return Err(self.closed()),
+            }
+        }
+        self.link.tx.publish();
+        Ok(())
+    }
+
+    /// Checks a request against the server's limit and makes a message of it.
+    pub(super) fn outgoing<'a>(
+        &self,
+        method: Method,
+        id: u64,
+        request: &'a [u8],
+        timeout: Option<Duration>,
+    ) -> Result<Outgoing<&'a [u8]>> {
+        let limit = self.link.shared.terms.max_message_out;
+        if request.len() as u64 > limit {
+            return Err(Error::TooLarge {
+                len: request.len() as u64,
+                limit,
+            });
+        }
+        let mut header = Header::request(method.number, id);
+        header.deadline_ns =
+            timeout.map(|t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX).max(1));
+        Ok(Outgoing::new(&self.link.tx, header, request))
+    }
+
+    /// Waits until a frame of `len` bytes may fit, or something arrives.
+    pub(super) fn wait_for_space(
+        &mut self,
+        len: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Waited> {
+        let wanted = Wanted {
+            data: Some(&mut self.link.rx),
+            space: Some((&mut self.link.tx, len)),
+        };
+        let waited = self.waiter.wait(wanted, deadline)?;
+        if waited == Waited::Ready && self.link.rx.ready() == crate::ring::Ready::Closed {
+            return Ok(Waited::Closed);
+        }
+        Ok(waited)
+    }
+
+    /// The error for a connection whose end was seen.
+    #[cold]
+    pub(super) fn closed(&self) -> Error {
+        // The reason may still be on its way behind the end of the ring.
+        self.link.shared.read_control();
+        match self.link.shared.closed() {
+            Some(_) => self.link.shared.closed_error(),
+            None => Error::Closed {
+                reason: CloseReason::Finished,
+            },
+        }
+    }
+}
+
+impl Drop for BlockingClient {
+    fn drop(&mut self) {
+        self.link.tx.close();
+        self.link.shared.close(CloseReason::Local);
+    }
+}
+
+pub(super) fn status_of(header: &Header, payload: &[u8]) -> Status {
+    match (Frame {
+        header: *header,
+        payload,
+    })
+    .status()
+    {
+        Some(status) => Status::new(status.code, status.text),
+        None => Status::new(crate::Code::UNKNOWN, ""),
+    }
+}
+
+#[cold]
+pub(super) fn unexpected(link: &Link, what: &str) -> Error {
+    let text = format!("the server sent {what}, which a client does not take");
+    link.shared.violated(Violation::Frame(text))
+}

@@ -1,0 +1,146 @@
+//! Clients: blocking and async.
+
+mod blocking;
+mod methods;
+mod pipeline;
+
+pub use blocking::BlockingClient;
+pub use methods::Method;
+pub use pipeline::{CallId, Pipeline};
+
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::link::{Link, Wishes, connect};
+use crate::name::Place;
+use crate::proto::handshake::MAX_LABEL;
+use crate::proto::mode::Mode;
+use crate::settings::{Memory, PeerPolicy, Spin};
+use std::time::Duration;
+
+/// How to connect. The same settings serve blocking and async clients.
+///
+/// ```no_run
+/// # fn main() -> nearwire::Result<()> {
+/// use nearwire::{ClientBuilder, Spin};
+///
+/// let mut client = ClientBuilder::new().spin(Spin::NEVER).connect_blocking("text")?;
+/// let reply = client.call_bytes("reverse", b"wire")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    ring: usize,
+    max_message: usize,
+    memory: Memory,
+    spin: Spin,
+    timeout: Duration,
+    peers: PeerPolicy,
+    label: String,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ClientBuilder {
+    /// The default settings.
+    pub fn new() -> Self {
+        Self {
+            ring: layout::DEFAULT_CAPACITY,
+            max_message: 64 << 20,
+            memory: Memory::default(),
+            spin: Spin::default(),
+            timeout: Duration::from_secs(5),
+            peers: PeerPolicy::default(),
+            label: String::new(),
+        }
+    }
+
+    /// Wishes for rings of `bytes` per direction, a power of two. The server clamps it to its
+    /// limits. Default: 64 KiB.
+    #[must_use]
+    pub fn ring(mut self, bytes: usize) -> Self {
+        self.ring = bytes;
+        self
+    }
+
+    /// Sets the largest reply that this client accepts, in bytes. Default: 64 MiB.
+    #[must_use]
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// Sets how the memory of this side's segment is obtained.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Sets how long a waiting call spins before it sleeps.
+    #[must_use]
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Sets how long connecting may take. Default: 5 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets which servers are trusted. Default: those of the same user.
+    #[must_use]
+    pub fn peers(mut self, policy: PeerPolicy) -> Self {
+        self.peers = policy;
+        self
+    }
+
+    /// Sets what the client calls itself towards the server, for logs and metrics: 64 bytes at
+    /// most, cut if longer.
+    #[must_use]
+    pub fn label(mut self, label: &str) -> Self {
+        self.label = label[..label.floor_char_boundary(MAX_LABEL)].to_owned();
+        self
+    }
+
+    /// Connects to a server, for calls from one thread. Blocks for the timeout at most.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`] if nobody serves there; [`Error::Handshake`] if the server refuses, or
+    /// speaks another version; [`Error::Credentials`] if it belongs to somebody else.
+    pub fn connect_blocking(&self, name: &str) -> Result<BlockingClient> {
+        Ok(BlockingClient::new(
+            self.link(name, Mode::Calls)?,
+            self.spin,
+        ))
+    }
+
+    fn link(&self, name: &str, mode: Mode) -> Result<Link> {
+        let fits = (layout::MIN_CAPACITY..=layout::MAX_CAPACITY).contains(&self.ring);
+        if !self.ring.is_power_of_two() || !fits {
+            let rule = "a power of two, 4 KiB to 256 MiB";
+            return Err(Error::Setting {
+                setting: "ring",
+                rule,
+            });
+        }
+        let wishes = Wishes {
+            mode,
+            ring_to_server: self.ring,
+            ring_to_client: self.ring,
+            max_message: self.max_message as u64,
+            memory: self.memory,
+            label: self.label.clone(),
+            timeout: self.timeout,
+            policy: self.peers.clone(),
+        };
+        connect(&Place::of(name)?, &wishes)
+    }
+}
