@@ -22,6 +22,10 @@ mod typed;
 mod waiter;
 mod worker;
 
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use client::TypedCall;
+#[cfg(feature = "tokio")]
+pub use client::{Call, Client};
 pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,

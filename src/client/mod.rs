@@ -2,10 +2,16 @@
 
 mod blocking;
 mod methods;
+#[cfg(feature = "tokio")]
+mod multiplexed;
 mod pipeline;
 
 pub use blocking::BlockingClient;
 pub use methods::Method;
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use multiplexed::TypedCall;
+#[cfg(feature = "tokio")]
+pub use multiplexed::{Call, Client};
 pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};

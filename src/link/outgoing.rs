@@ -98,8 +98,10 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
         MAX_PREFIX_LEN + self.next.as_ref().map_or(0, |piece| piece.range.len())
     }
 
-    pub(crate) fn header(&self) -> &Header {
-        &self.header
+    /// Whether any of it was staged.
+    pub(crate) fn has_begun(&self) -> bool {
+        let first = |piece: &Piece| piece.range.start == 0;
+        !self.next.as_ref().is_some_and(first)
     }
 
     /// Stages what fits. True when the whole message is staged. A message of several frames is
