@@ -100,11 +100,21 @@ pub fn decode_header(
     }
     let prefix_len = prefix_len(kind, flags);
     let (min, max) = kind.payload_bounds();
-    let got = head.len().min(body_len);
-    if got < prefix_len || body_len < prefix_len + min {
-        let needed = prefix_len + if got < prefix_len { 0 } else { min };
-        let got = if got < prefix_len { got } else { body_len };
-        return Err(FrameError::Truncated { kind, needed, got });
+    let needed = prefix_len + min;
+    if body_len < needed {
+        return Err(FrameError::Truncated {
+            kind,
+            needed,
+            got: body_len,
+        });
+    }
+    // The caller's part: it must have copied enough. Not trusted with a panic all the same.
+    if head.len() < prefix_len {
+        return Err(FrameError::Truncated {
+            kind,
+            needed: prefix_len,
+            got: head.len(),
+        });
     }
     if body_len - prefix_len > max {
         return Err(FrameError::Trailing {
