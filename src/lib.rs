@@ -6,10 +6,13 @@ mod error;
 pub mod layout;
 pub mod proto;
 pub mod ring;
+// Under loom only the algorithms are built, over the heap: the system has no loom atomics.
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod segment;
 mod settings;
 mod sync;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod sys;
 mod waiter;
