@@ -48,6 +48,8 @@ use crate::layout::{MAX_CAPACITY, WORD};
 
 mod consumer;
 mod memory;
+#[cfg(all(test, loom))]
+mod models;
 mod producer;
 #[cfg(all(test, not(loom)))]
 mod tests;
