@@ -10,11 +10,14 @@ mod listener;
 mod name;
 pub mod proto;
 pub mod ring;
+// Under loom only the algorithms are built, over the heap: the system has no loom atomics.
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod segment;
 mod server;
 mod settings;
 mod sync;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod sys;
 #[cfg(feature = "serde")]

@@ -1,6 +1,8 @@
 //! The consuming end of a ring.
 
-use super::{CLOSE, COMMITTED, Cursors, FILLER, LEN_MASK, RingError, Source, TAG_SHIFT};
+use super::{
+    CLOSE, COMMITTED, Cursors, FILLER, LEN_MASK, RingError, Source, TAG_SHIFT, check_capacity,
+};
 use crate::layout::{WORD, max_body, record_size};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
@@ -40,12 +42,9 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
     /// A consumer at the start of a ring of `capacity` bytes.
     ///
     /// # Panics
-    /// If `capacity` is not a power of two of at least 32.
+    /// If `capacity` is not a power of two from 32 to [`MAX_CAPACITY`](crate::layout::MAX_CAPACITY).
     pub fn new(source: S, own: O, capacity: usize) -> Self {
-        assert!(
-            capacity.is_power_of_two() && capacity >= 4 * WORD,
-            "capacity {capacity}"
-        );
+        check_capacity(capacity);
         Self {
             source,
             own,
@@ -165,7 +164,8 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
     }
 
     /// Goes over a filler to the ring's start and loads the word there. False at the end: CLOSE,
-    /// or nothing behind the filler yet (which an honest producer publishes together).
+    /// or nothing behind the filler yet (the producer published after it had dropped the
+    /// reservation for which the filler was made).
     #[cold]
     #[inline(never)]
     fn skip_filler(&mut self, word: &mut u64) -> Result<bool, RingError> {
@@ -251,7 +251,7 @@ impl<S: Source> Record<'_, S> {
     #[inline(always)]
     pub fn read_u64(&self, at: usize) -> Option<u64> {
         assert!(at % WORD == 0, "unaligned word");
-        if at + WORD > self.len {
+        if self.len < WORD || at > self.len - WORD {
             return None;
         }
         Some(u64::from_le(self.source.word(self.body + at).load(Relaxed)))

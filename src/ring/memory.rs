@@ -62,7 +62,8 @@ pub(crate) mod heap {
     use super::*;
     use crate::sync::Ordering::Relaxed;
     #[cfg(loom)]
-    use loom::sync::Arc;
+    use loom::{cell::UnsafeCell, sync::Arc};
+    use std::ops::Range;
     #[cfg(not(loom))]
     use std::sync::Arc;
 
@@ -77,18 +78,43 @@ pub(crate) mod heap {
         data_parked: AtomicU64,
         space_parked: AtomicU64,
         data: Vec<AtomicU64>,
+        /// One cell per data word, empty. loom panics when a body's bytes are copied in while they
+        /// are, or may be, copied out: to it the bodies are plain memory, as they are in a segment.
+        /// Without that it would miss a reader that is overtaken, because it never lets a load
+        /// see a later store.
+        #[cfg(loom)]
+        accesses: Vec<UnsafeCell<()>>,
     }
 
     impl HeapSegment {
+        /// A zeroed segment for a ring of `capacity` bytes; 0 if only the words are wanted.
         pub(crate) fn new(capacity: usize) -> Self {
+            let words = capacity / 8;
             Self(Arc::new(Inner {
                 head: AtomicU64::new(0),
                 tail: AtomicU64::new(0),
                 data_parked: AtomicU64::new(0),
                 space_parked: AtomicU64::new(0),
-                data: (0..capacity / 8).map(|_| AtomicU64::new(0)).collect(),
+                data: (0..words).map(|_| AtomicU64::new(0)).collect(),
+                #[cfg(loom)]
+                accesses: (0..words).map(|_| UnsafeCell::new(())).collect(),
             }))
         }
+    }
+
+    /// The words that `len` bytes from `offset` on touch: for each its index, which of its bytes,
+    /// and which of the `len` bytes they are.
+    fn pieces(
+        offset: usize,
+        len: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let (index, skip) = ((offset + done) / 8, (offset + done) % 8);
+            let count = (8 - skip).min(len - done);
+            done += count;
+            (count > 0).then_some((index, skip..skip + count, done - count..done))
+        })
     }
 
     impl Cursors for HeapSegment {
@@ -108,17 +134,15 @@ pub(crate) mod heap {
 
     impl Source for HeapSegment {
         fn word(&self, offset: usize) -> &AtomicU64 {
-            assert!(offset % 8 == 0);
+            assert!(offset.is_multiple_of(8));
             &self.0.data[offset / 8]
         }
         fn copy_out(&self, offset: usize, to: &mut [u8]) {
-            let mut done = 0;
-            while done < to.len() {
-                let (index, skip) = ((offset + done) / 8, (offset + done) % 8);
-                let count = (8 - skip).min(to.len() - done);
-                let word = self.0.data[index].load(Relaxed).to_le_bytes();
-                to[done..done + count].copy_from_slice(&word[skip..skip + count]);
-                done += count;
+            for (index, bytes, at) in pieces(offset, to.len()) {
+                #[cfg(loom)]
+                self.0.accesses[index].with(|_| ());
+                let word = self.0.data[index].load(Relaxed).to_ne_bytes();
+                to[at].copy_from_slice(&word[bytes]);
             }
         }
     }
@@ -128,14 +152,15 @@ pub(crate) mod heap {
             Source::word(self, offset)
         }
         fn copy_in(&mut self, offset: usize, from: &[u8]) {
-            let mut done = 0;
-            while done < from.len() {
-                let (index, skip) = ((offset + done) / 8, (offset + done) % 8);
-                let count = (8 - skip).min(from.len() - done);
-                let mut word = self.0.data[index].load(Relaxed).to_le_bytes();
-                word[skip..skip + count].copy_from_slice(&from[done..done + count]);
-                self.0.data[index].store(u64::from_le_bytes(word), Relaxed);
-                done += count;
+            for (index, bytes, at) in pieces(offset, from.len()) {
+                #[cfg(loom)]
+                self.0.accesses[index].with_mut(|_| ());
+                let mut word = [0; 8];
+                if bytes.len() < 8 {
+                    word = self.0.data[index].load(Relaxed).to_ne_bytes();
+                }
+                word[bytes].copy_from_slice(&from[at]);
+                self.0.data[index].store(u64::from_ne_bytes(word), Relaxed);
             }
         }
     }

@@ -44,9 +44,15 @@
 //! A producer checks each head that it loads. What fails is a [`RingError`], and the connection
 //! is closed with it. The peer can spoil only the bytes that it sends anyway.
 
+use crate::layout::{MAX_CAPACITY, WORD};
+
 mod consumer;
 mod memory;
+#[cfg(all(test, loom))]
+mod models;
 mod producer;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use consumer::{Consumer, RECORDS_PER_DRAIN, Ready, Record};
 #[cfg(test)]
@@ -65,6 +71,15 @@ pub(crate) const TAG_SHIFT: u32 = 32;
 /// A filler with this tag and no length ends the ring.
 pub(crate) const CLOSE: u64 = COMMITTED | FILLER | (1 << TAG_SHIFT);
 
+/// Panics unless a ring can have `capacity` bytes. The upper bound keeps every length within
+/// [`LEN_MASK`].
+fn check_capacity(capacity: usize) {
+    assert!(
+        capacity.is_power_of_two() && (4 * WORD..=MAX_CAPACITY).contains(&capacity),
+        "capacity {capacity}"
+    );
+}
+
 /// What is wrong with a ring. Only a peer that breaks the protocol can cause it; the connection is
 /// then of no further use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +93,7 @@ pub enum RingError {
         /// The consumer's position in bytes.
         position: u64,
     },
-    /// A head behind one seen before, or beyond what was produced.
+    /// A head behind one seen before, or beyond what was produced, or inside a word.
     #[error("the peer wrote an impossible head {head}: it was {last}, and {tail} was produced")]
     BadHead {
         /// The head as loaded.

@@ -1,6 +1,9 @@
 //! The producing end of a ring.
 
-use super::{CLOSE, COMMITTED, Cursors, FILLER, InPlace, PushError, RingError, Sink, TAG_SHIFT};
+use super::{
+    CLOSE, COMMITTED, Cursors, FILLER, InPlace, PushError, RingError, Sink, TAG_SHIFT,
+    check_capacity,
+};
 use crate::layout::{WORD, max_body, record_size};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
@@ -37,12 +40,9 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
     /// A producer at the start of an empty, zeroed ring of `capacity` bytes.
     ///
     /// # Panics
-    /// If `capacity` is not a power of two of at least 32.
+    /// If `capacity` is not a power of two from 32 to [`MAX_CAPACITY`](crate::layout::MAX_CAPACITY).
     pub fn new(sink: S, peer: P, capacity: usize) -> Self {
-        assert!(
-            capacity.is_power_of_two() && capacity >= 4 * WORD,
-            "capacity {capacity}"
-        );
+        check_capacity(capacity);
         Self {
             sink,
             peer,
@@ -252,8 +252,9 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
     fn refresh_head(&mut self) -> Result<(), RingError> {
         // SYNC: head-release (invariant 4)
         let head = self.peer.head().load(Acquire);
-        // The consumer cannot be behind where it was, nor beyond what it was shown.
-        if head < self.cached_head || head > self.published {
+        // The consumer cannot be behind where it was, nor beyond what it was shown, nor inside a
+        // word.
+        if head < self.cached_head || head > self.published || !head.is_multiple_of(WORD as u64) {
             return Err(RingError::BadHead {
                 head,
                 last: self.cached_head,
@@ -318,7 +319,7 @@ impl<S: Sink, P: Cursors> Reservation<'_, S, P> {
     #[inline(always)]
     pub fn write_u64(&mut self, at: usize, value: u64) {
         assert!(
-            at % WORD == 0 && at + WORD <= self.len,
+            at % WORD == 0 && self.len >= WORD && at <= self.len - WORD,
             "word beyond the reservation"
         );
         self.producer
