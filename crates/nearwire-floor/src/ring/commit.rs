@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{RingMemory, Scheme, Space, Taking, record_bytes};
+use super::{PREFETCH, RingMemory, Scheme, Space, Taking, record_bytes};
 use crate::memory::Circle;
 
 /// Bit of a header that is set in every record, also in an empty one.
@@ -46,6 +46,7 @@ impl Producer {
     /// Writes a record at the tail, all but its header, and moves the tail behind it.
     #[inline]
     fn write(&mut self, payload: &[u8]) {
+        self.data.prefetch_to_write(self.tail + PREFETCH);
         self.data.copy_in(self.tail + 8, payload);
         self.tail += record_bytes(payload.len());
     }

@@ -31,6 +31,10 @@ const EMPTY_PAUSES: u32 = 32;
 /// Records taken in a row that count as streaming.
 const STREAMING: u32 = 16;
 
+/// The producer asks for the line this many bytes ahead of its tail: the consumer's core owns it, and
+/// stores retire in order, so a store that waits for its line holds up all behind it.
+const PREFETCH: u64 = 1024;
+
 /// Looks at a full ring are this many pauses apart.
 const FULL_PAUSES: u32 = 8;
 
@@ -293,10 +297,15 @@ impl Taking {
         if self.published != self.head {
             self.publish();
         }
-        if self.streak >= STREAMING {
+        if self.streaming() {
             pause(EMPTY_PAUSES);
         }
         self.streak = 0;
+    }
+
+    #[inline]
+    fn streaming(&self) -> bool {
+        self.streak >= STREAMING
     }
 }
 
