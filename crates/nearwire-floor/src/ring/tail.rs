@@ -44,6 +44,7 @@ impl Producer {
         if !self.space.holds(end) {
             self.make_room(payload);
         }
+        self.data.prefetch_to_write(self.tail + PREFETCH);
         self.data
             .word(self.tail)
             .store(payload.len() as u64, Ordering::Relaxed);
