@@ -1,1 +1,51 @@
 //! What the hardware gives: the yardstick that Nearwire's benchmarks are measured against.
+//!
+//! The crate holds *operations*, not a benchmark: a round trip of one cache line, the barest ring
+//! that still carries records, a copy, a sleep and a wake-up. Nothing here reads a clock; whoever
+//! wants a time runs these operations and the product's under the same measuring code.
+//!
+//! It shares no code with Nearwire, and it is **raw on purpose**. Both ends are taken to be honest
+//! and of this very build: nothing in the memory is validated beyond its bounds, nothing is sealed,
+//! waiting is spinning (except in [`sleeping`], which does nothing but sleep), a dead peer leaves
+//! the other side spinning, and payloads are moved with plain copies. Never use it to talk to
+//! another program. What the product adds to these figures is the price of being safe.
+//!
+//! Every operation has a near side, which is timed, and a far side in another process. The near
+//! side creates the operation, hands its descriptors ([`Descriptors`]) to a process of the same
+//! executable (by `SCM_RIGHTS`, say), and that process opens the far side and calls
+//! `answer`, which returns once the near side has called `stop`.
+//!
+//! Only Linux has an implementation; elsewhere the crate is empty.
+#![cfg(target_os = "linux")]
+
+pub mod copying;
+pub mod kernel;
+mod memory;
+pub mod ping_pong;
+pub mod ring;
+pub mod sleeping;
+
+use std::os::fd::OwnedFd;
+
+pub use memory::Arena;
+
+/// The descriptors of one operation, to be handed to the process of its far side in this order.
+pub type Descriptors = Vec<OwnedFd>;
+
+/// The error of a far side that was handed the wrong number of descriptors.
+fn wrong_descriptors(operation: &str, expected: usize) -> std::io::Error {
+    std::io::Error::new(
+        std::io::ErrorKind::InvalidInput,
+        format!("{operation} needs {expected} descriptors: pass on all that `create` returned"),
+    )
+}
+
+/// Takes exactly `N` descriptors.
+fn take<const N: usize>(
+    operation: &str,
+    descriptors: Descriptors,
+) -> std::io::Result<[OwnedFd; N]> {
+    descriptors
+        .try_into()
+        .map_err(|_| wrong_descriptors(operation, N))
+}

@@ -1,0 +1,308 @@
+//! `nearwire bench floor`: what the hardware and the kernel give, whoever asks.
+
+mod far_side;
+mod near_side;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nearwire_floor::ring::commit::Commit;
+use nearwire_floor::ring::tail::Tail;
+use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Socket};
+
+use crate::baseline::blocking::UnixEcho;
+use crate::baseline::coalesced::CoalescedEcho;
+use crate::measure::{
+    Budget, Contender, Measured, Options, Probe, Ratio, Report, Section, Series, alternate,
+    latency, throughput,
+};
+use crate::process::{Placement, two_cpus};
+
+pub use far_side::{FAR_SIDE_ROLE, be_far_side};
+use near_side::NearSide;
+
+/// One run of an operation between two processes takes this long, unless told otherwise.
+const USUAL: Duration = Duration::from_millis(200);
+
+/// Bytes of a ring for small records: it stays in the innermost caches.
+const SMALL_RING: usize = 64 << 10;
+
+/// Bytes of a ring for large records: sixteen of them.
+const LARGE_RING: usize = 1 << 20;
+
+/// Bytes of a small record's payload.
+const SMALL: usize = 64;
+
+/// Bytes of a large record's payload.
+const LARGE: usize = 64 << 10;
+
+/// Calls in flight on the coalesced socket.
+const WINDOW: usize = 64;
+
+/// What the hardware and the kernel give, whoever asks: a cache line thrown between two cores, the
+/// barest ring, copies, sleeping and waking, a Unix socket.
+#[derive(Debug, clap::Args)]
+pub struct Floor {
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Floor {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// If the processes cannot be started, or an operation fails.
+    pub fn run(&self) -> Result<()> {
+        self.measure()?.print(self.options.json)
+    }
+
+    fn measure(&self) -> Result<Report> {
+        let rounds = self.options.thoroughness.rounds;
+        let budget = self.options.thoroughness.budget(USUAL)?;
+        let (here, there) = self.options.cpus()?;
+        let mut report = Report::new("What the hardware gives");
+        report.settings.push(format!(
+            "Medians of {rounds} alternating runs of {:.3} s each.",
+            budget.run.as_secs_f64()
+        ));
+        let near_placement = here.map_or_else(Placement::current, Placement::pin);
+        let far = NearSide::start(there)?;
+        report.settings.push(format!(
+            "This side: {near_placement}. The other side: {}.",
+            far.placement()
+        ));
+        let mut probe = Probe::start(there)?;
+
+        let mut section = |title: &str, contenders: Vec<Contender<'_>>| -> Result<Vec<Series>> {
+            eprintln!("measuring: {title} …");
+            let series = alternate(rounds, contenders, &mut probe)?;
+            report.sections.push(Section {
+                title: title.into(),
+                series: series.clone(),
+            });
+            Ok(series)
+        };
+        let trips = section(
+            "Round trips, both sides spinning (64 B)",
+            spinning_round_trips(&far, budget),
+        )?;
+        let streams = section("One way, both sides spinning", one_way(&far, budget))?;
+        section(
+            "Round trips, both sides asleep",
+            sleeping_round_trips(&far, budget, here)?,
+        )?;
+        let mut echo = UnixEcho::start(there)?;
+        section(
+            "Unix socket, blocking, echo compared",
+            blocking_socket(&mut echo, budget),
+        )?;
+        let mut coalesced = CoalescedEcho::start(there, SMALL, WINDOW)?;
+        section(
+            "Unix socket, Tokio, frames coalesced by hand, echo compared",
+            vec![Contender::other("64 B, 64 calls in flight", || {
+                coalesced_calls(&mut coalesced, budget)
+            })],
+        )?;
+        let short = Budget::of(budget.run / 4);
+        section("Copies out of shared memory, one process", copies(short)?)?;
+        section("The kernel", kernel(&far, short)?)?;
+
+        let [ping_pong, tail_trip, commit_trip] = &trips[..] else {
+            unreachable!()
+        };
+        let [
+            tail_1,
+            tail_16,
+            commit_1,
+            commit_16,
+            tail_large,
+            commit_large,
+        ] = &streams[..]
+        else {
+            unreachable!()
+        };
+        report.ratios = vec![
+            Ratio::of("round trip: tail cursor / ping-pong", tail_trip, ping_pong),
+            Ratio::of(
+                "round trip: commit word / ping-pong",
+                commit_trip,
+                ping_pong,
+            ),
+            Ratio::of(
+                "64 B one by one: commit word / tail cursor",
+                commit_1,
+                tail_1,
+            ),
+            Ratio::of(
+                "64 B in batches: commit word / tail cursor",
+                commit_16,
+                tail_16,
+            ),
+            Ratio::of(
+                "64 KiB: commit word / tail cursor",
+                commit_large,
+                tail_large,
+            ),
+        ];
+        far.finish()?;
+        Ok(report)
+    }
+}
+
+fn spinning_round_trips(far: &NearSide, budget: Budget) -> Vec<Contender<'_>> {
+    vec![
+        Contender::spinning("cache-line ping-pong", move || far.ping_pong(budget)),
+        Contender::spinning("bare rings, tail cursor", move || {
+            far.exchange::<Tail>(budget, SMALL_RING, SMALL)
+        }),
+        Contender::spinning("bare rings, commit word", move || {
+            far.exchange::<Commit>(budget, SMALL_RING, SMALL)
+        }),
+    ]
+}
+
+fn one_way(far: &NearSide, budget: Budget) -> Vec<Contender<'_>> {
+    vec![
+        Contender::spinning("64 B, tail cursor, one by one", move || {
+            far.one_by_one::<Tail>(budget, SMALL_RING, SMALL)
+                .map(Measured::Throughput)
+        }),
+        Contender::spinning("64 B, tail cursor, batches of 16", move || {
+            far.in_batches::<Tail>(budget, SMALL_RING, SMALL)
+                .map(Measured::Throughput)
+        }),
+        Contender::spinning("64 B, commit word, one by one", move || {
+            far.one_by_one::<Commit>(budget, SMALL_RING, SMALL)
+                .map(Measured::Throughput)
+        }),
+        Contender::spinning("64 B, commit word, batches of 16", move || {
+            far.in_batches::<Commit>(budget, SMALL_RING, SMALL)
+                .map(Measured::Throughput)
+        }),
+        Contender::spinning("64 KiB, tail cursor", move || {
+            far.one_by_one::<Tail>(budget, LARGE_RING, LARGE)
+                .map(Measured::Bandwidth)
+        }),
+        Contender::spinning("64 KiB, commit word", move || {
+            far.one_by_one::<Commit>(budget, LARGE_RING, LARGE)
+                .map(Measured::Bandwidth)
+        }),
+    ]
+}
+
+/// Where the two sides sleep decides more than how: so the futex is measured everywhere.
+fn sleeping_round_trips(
+    far: &NearSide,
+    budget: Budget,
+    here: Option<usize>,
+) -> Result<Vec<Contender<'_>>> {
+    let mut contenders = vec![
+        Contender::other("futex", move || far.sleeping::<Futex>(budget)),
+        Contender::other("eventfd, poll with a socket", move || {
+            far.sleeping::<EventfdPoll>(budget)
+        }),
+        Contender::other("eventfd, edge-triggered epoll, never read", move || {
+            far.sleeping::<EventfdEdge>(budget)
+        }),
+        Contender::other("Unix socket, 64 B", move || far.sleeping::<Socket>(budget)),
+    ];
+    if let Ok((first, second)) = two_cpus() {
+        contenders.push(Contender::other("futex, both on one core", move || {
+            far.placed(first, first, || far.sleeping::<Futex>(budget))
+        }));
+        if here.is_none() {
+            contenders.push(Contender::other("futex, on two cores", move || {
+                far.placed(first, second, || far.sleeping::<Futex>(budget))
+            }));
+        }
+    }
+    Ok(contenders)
+}
+
+fn blocking_socket(echo: &mut UnixEcho, budget: Budget) -> Vec<Contender<'_>> {
+    let echo = std::rc::Rc::new(std::cell::RefCell::new(echo));
+    [("64 B", 64), ("1 KiB", 1 << 10), ("64 KiB", 64 << 10)]
+        .into_iter()
+        .map(|(name, size)| {
+            let echo = std::rc::Rc::clone(&echo);
+            let payload: Vec<u8> = (0..size).map(|at| (at * 7) as u8).collect();
+            Contender::other(name, move || {
+                let mut echo = echo.borrow_mut();
+                Ok(Measured::Latency(latency(budget, || {
+                    echo.round_trip(&payload)
+                })?))
+            })
+        })
+        .collect()
+}
+
+fn coalesced_calls(echo: &mut CoalescedEcho, budget: Budget) -> Result<Measured> {
+    let echo = std::cell::RefCell::new(echo);
+    let measured = throughput(
+        budget,
+        SMALL,
+        |count| echo.borrow_mut().calls(count),
+        |_| echo.borrow_mut().drain(),
+    )?;
+    Ok(Measured::Throughput(measured))
+}
+
+/// A way of copying and its name.
+type Copy = (&'static str, fn(&mut nearwire_floor::copying::Copying));
+
+fn copies(budget: Budget) -> Result<Vec<Contender<'static>>> {
+    use nearwire_floor::copying::Copying;
+    let ways: &[Copy] = &[
+        ("memcpy", Copying::memcpy),
+        #[cfg(target_arch = "x86_64")]
+        ("rep movsb", Copying::string_move),
+        ("relaxed words", Copying::words),
+    ];
+    let mut contenders = Vec::new();
+    for (size_name, size) in [
+        ("64 B", 64),
+        ("1 KiB", 1 << 10),
+        ("64 KiB", 64 << 10),
+        ("1 MiB", 1 << 20),
+    ] {
+        for &(way, copy) in ways {
+            let mut copying = Copying::new(size)?;
+            contenders.push(Contender::other(
+                &format!("{size_name}, {way}"),
+                move || {
+                    let repeat = |count| {
+                        for _ in 0..count {
+                            copy(&mut copying);
+                        }
+                        Ok(())
+                    };
+                    Ok(Measured::Bandwidth(throughput(
+                        budget,
+                        size,
+                        repeat,
+                        |_| Ok(()),
+                    )?))
+                },
+            ));
+        }
+    }
+    Ok(contenders)
+}
+
+fn kernel(far: &NearSide, budget: Budget) -> Result<Vec<Contender<'_>>> {
+    Ok(vec![
+        Contender::other("a cheap system call (getppid)", move || {
+            let call = || {
+                nearwire_floor::kernel::cheap_call();
+                Ok(())
+            };
+            Ok(Measured::Latency(latency(budget, call)?))
+        }),
+        Contender::other("membarrier, the other process spinning", move || {
+            far.barriers(budget, false)
+        }),
+        Contender::other("membarrier, the other process asleep", move || {
+            far.barriers(budget, true)
+        }),
+    ])
+}

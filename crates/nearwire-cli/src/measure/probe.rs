@@ -1,0 +1,132 @@
+//! How far apart the two cores are right now.
+//!
+//! Virtual CPUs move: the same two may share a core, a cache or nothing from one minute to the next,
+//! and every figure of two spinning processes moves with them, by up to a factor of ten. So each run
+//! of a spinning operation stands between two readings of one and the same cheap operation, a
+//! cache-line ping-pong, and only runs with like readings are compared.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nearwire_floor::ping_pong::PingPong;
+use serde::{Deserialize, Serialize};
+
+use super::{Budget, latency};
+use crate::process::{Child, Parent};
+
+/// The role of the probe's far side.
+pub const PROBE_ROLE: &str = "probe";
+
+/// Round trips slower than this, in nanoseconds, have left the cache that near cores share.
+const FAR_NS: f64 = 200.0;
+
+/// Readings within this factor of each other count as the same placement.
+const SAME: f64 = 1.4;
+
+/// How far apart two cores are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distance {
+    /// One core, or two that share a cache: a round trip below 200 ns.
+    Near,
+    /// Two that share none.
+    Far,
+    /// The readings before and after differ.
+    Moved,
+}
+
+impl Distance {
+    /// What two readings, in nanoseconds per round trip, say.
+    pub fn between(before: f64, after: f64) -> Self {
+        if !alike([before, after]) {
+            Self::Moved
+        } else if before.max(after) < FAR_NS {
+            Self::Near
+        } else {
+            Self::Far
+        }
+    }
+}
+
+/// Whether readings come from one placement.
+pub(super) fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
+    let (mut least, mut most) = (f64::INFINITY, 0.0f64);
+    for reading in readings {
+        least = least.min(reading);
+        most = most.max(reading);
+    }
+    most <= least * SAME
+}
+
+/// A process that sleeps, and plays ping-pong when asked to.
+pub struct Probe {
+    child: Child,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Play;
+
+#[derive(Serialize, Deserialize)]
+struct Played {
+    round_trips: u64,
+}
+
+impl Probe {
+    /// Starts the other side, on one CPU if `cpu` says so.
+    ///
+    /// # Errors
+    /// If the process cannot be started.
+    pub fn start(cpu: Option<usize>) -> Result<Self> {
+        Ok(Self {
+            child: Child::start(PROBE_ROLE, cpu)?.vital()?,
+        })
+    }
+
+    /// Nanoseconds per round trip of a cache line, now: the median over some milliseconds.
+    ///
+    /// # Errors
+    /// If memory cannot be shared.
+    pub fn read(&mut self) -> Result<f64> {
+        let (mut ping_pong, descriptors) = PingPong::create()?;
+        self.child.channel().send_with(&Play, &descriptors)?;
+        let budget = Budget {
+            warm_up: Duration::from_micros(500),
+            run: Duration::from_millis(3),
+        };
+        let measured = latency(budget, || {
+            ping_pong.round_trip();
+            Ok(())
+        })?;
+        ping_pong.stop();
+        self.child
+            .channel()
+            .receive::<Played>()
+            .context("the probe did not answer")?;
+        Ok(measured.typical_ns)
+    }
+}
+
+/// The role of the probe's far side.
+///
+/// # Errors
+/// If memory cannot be shared.
+pub fn answer_probes(parent: Parent) -> Result<()> {
+    while let Some((Play, descriptors)) = parent.channel().next()? {
+        let round_trips = PingPong::open(descriptors)?.answer();
+        parent.channel().send(&Played { round_trips })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_follow_the_readings() {
+        assert_eq!(Distance::between(50.0, 60.0), Distance::Near);
+        assert_eq!(Distance::between(400.0, 410.0), Distance::Far);
+        assert_eq!(Distance::between(50.0, 400.0), Distance::Moved);
+        assert_eq!(Distance::between(55.0, 100.0), Distance::Moved);
+    }
+}

@@ -1,0 +1,274 @@
+//! What a benchmark prints: the same structures as a table or as JSON.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use super::{Distance, Machine, Measured, Ratio, Series, Unit, clock_cost, median};
+
+/// Everything a benchmark has to say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What was measured.
+    pub title: String,
+    /// On what.
+    pub machine: Machine,
+    /// What one clock read costs, in nanoseconds.
+    pub clock_ns: f64,
+    /// What was really in use: pinning, pages, waiting.
+    pub settings: Vec<String>,
+    /// The figures.
+    pub sections: Vec<Section>,
+    /// The comparisons.
+    pub ratios: Vec<Ratio>,
+}
+
+/// Operations that ran in turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct Section {
+    /// What they have in common.
+    pub title: String,
+    /// Their runs.
+    pub series: Vec<Series>,
+}
+
+/// Standard output took no more.
+#[derive(Debug)]
+pub struct OutputError(pub io::Error);
+
+impl fmt::Display for OutputError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "cannot write the results: {}", self.0)
+    }
+}
+
+impl std::error::Error for OutputError {}
+
+impl Report {
+    /// An empty report about this machine.
+    pub fn new(title: &str) -> Self {
+        Self {
+            title: title.into(),
+            machine: Machine::here(),
+            clock_ns: clock_cost(),
+            settings: Vec::new(),
+            sections: Vec::new(),
+            ratios: Vec::new(),
+        }
+    }
+
+    /// Prints to standard output, as JSON or as tables.
+    ///
+    /// # Errors
+    /// [`OutputError`] if the output cannot be written.
+    pub fn print(&self, json: bool) -> Result<()> {
+        let mut text = if json {
+            serde_json::to_string_pretty(self)?
+        } else {
+            self.text()?
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(io::stdout()
+            .lock()
+            .write_all(text.as_bytes())
+            .map_err(OutputError)?)
+    }
+
+    /// The report as text.
+    ///
+    /// # Errors
+    /// Never, in practice: a string takes everything.
+    pub fn text(&self) -> Result<String> {
+        let mut text = String::new();
+        writeln!(text, "{}", self.title)?;
+        writeln!(text, "{}", self.machine)?;
+        for setting in &self.settings {
+            writeln!(text, "{setting}")?;
+        }
+        writeln!(
+            text,
+            "A clock read costs {:.0} ns: percentiles contain it, medians do not.",
+            self.clock_ns
+        )?;
+        for section in &self.sections {
+            writeln!(text, "\n{}\n{}", section.title, section.table())?;
+        }
+        if !self.ratios.is_empty() {
+            writeln!(
+                text,
+                "\nRatios, round by round\n{}",
+                ratio_table(&self.ratios)
+            )?;
+        }
+        Ok(text)
+    }
+}
+
+impl Section {
+    fn table(&self) -> Table {
+        let latency = self
+            .series
+            .iter()
+            .any(|series| series.unit == Unit::Nanoseconds);
+        let probed = self
+            .series
+            .iter()
+            .any(|s| s.runs.iter().any(|run| run.probe.is_some()));
+        let mut header = vec!["operation", "median", "min", "max"];
+        header.extend(if latency {
+            &["p50", "p99", "p99.9"][..]
+        } else {
+            &["mean"]
+        });
+        if probed {
+            header.extend(["ping-pong", "cores"]);
+        }
+        let mut table = plain_table(&header);
+        for series in &self.series {
+            let figure = |value| human(value, series.unit);
+            let mut row = vec![
+                series.name.clone(),
+                figure(series.median),
+                figure(series.min),
+                figure(series.max),
+            ];
+            row.extend(details(series, latency));
+            if probed {
+                row.extend(placement(series));
+            }
+            table.add_row(row);
+        }
+        right_align(&mut table);
+        table
+    }
+}
+
+/// The columns that depend on the kind of figure: medians over the runs.
+fn details(series: &Series, latency: bool) -> Vec<String> {
+    let over_runs = |of: &dyn Fn(&Measured) -> Option<f64>| {
+        let values: Vec<f64> = series
+            .runs
+            .iter()
+            .filter_map(|run| of(&run.measured))
+            .collect();
+        if values.is_empty() {
+            String::new()
+        } else {
+            human(median(values), series.unit)
+        }
+    };
+    if !latency {
+        return vec![over_runs(&|measured| match measured {
+            Measured::Throughput(run) => Some(run.mean_per_second),
+            Measured::Bandwidth(run) => Some(run.mean_per_second * run.bytes_each as f64),
+            Measured::Latency(_) => None,
+        })];
+    }
+    let percentile = |of: &dyn Fn(&super::Latency) -> u64| {
+        over_runs(&|measured| match measured {
+            Measured::Latency(run) => Some(of(run) as f64),
+            _ => None,
+        })
+    };
+    vec![
+        percentile(&|run| run.p50_ns),
+        percentile(&|run| run.p99_ns),
+        percentile(&|run| run.p999_ns),
+    ]
+}
+
+/// The probe's readings and what they say, over the runs.
+fn placement(series: &Series) -> [String; 2] {
+    let brackets: Vec<_> = series.runs.iter().filter_map(|run| run.probe).collect();
+    if brackets.is_empty() {
+        return Default::default();
+    }
+    let readings = brackets
+        .iter()
+        .flat_map(|bracket| [bracket.before_ns, bracket.after_ns]);
+    let mut cores = Vec::new();
+    for (distance, name) in [
+        (Distance::Near, "near"),
+        (Distance::Far, "far"),
+        (Distance::Moved, "moved"),
+    ] {
+        match brackets
+            .iter()
+            .filter(|bracket| bracket.distance == distance)
+            .count()
+        {
+            0 => {}
+            count if count == brackets.len() => cores.push(name.to_owned()),
+            count => cores.push(format!("{count} {name}")),
+        }
+    }
+    [human(median(readings), Unit::Nanoseconds), cores.join(", ")]
+}
+
+fn ratio_table(ratios: &[Ratio]) -> Table {
+    let mut table = plain_table(&["ratio", "median", "min", "max", "pairs alike"]);
+    for ratio in ratios {
+        table.add_row([
+            ratio.name.clone(),
+            format!("{:.2}x", ratio.median),
+            format!("{:.2}x", ratio.min),
+            format!("{:.2}x", ratio.max),
+            format!("{} of {}", ratio.pairs, ratio.of),
+        ]);
+    }
+    right_align(&mut table);
+    table
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(header.iter().copied());
+    table
+}
+
+/// Figures line up on the right, names on the left.
+fn right_align(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// A figure with three significant digits and its unit.
+pub fn human(value: f64, unit: Unit) -> String {
+    let (steps, names): (&[f64], &[&str]) = match unit {
+        Unit::Nanoseconds => (&[1.0, 1e3, 1e6, 1e9], &["ns", "µs", "ms", "s"]),
+        Unit::PerSecond => (&[1.0, 1e3, 1e6], &["/s", "k/s", "M/s"]),
+        Unit::BytesPerSecond => (&[1.0, 1e6, 1e9], &["B/s", "MB/s", "GB/s"]),
+    };
+    let step = steps.iter().rposition(|step| value >= *step).unwrap_or(0);
+    let scaled = value / steps[step];
+    let digits = if scaled >= 99.95 {
+        0
+    } else if scaled >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{scaled:.digits$} {}", names[step])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits_and_a_unit() {
+        assert_eq!(human(48.31, Unit::Nanoseconds), "48.3 ns");
+        assert_eq!(human(48_310.0, Unit::Nanoseconds), "48.3 µs");
+        assert_eq!(human(234e6, Unit::PerSecond), "234 M/s");
+        assert_eq!(human(61.2e9, Unit::BytesPerSecond), "61.2 GB/s");
+        assert_eq!(human(0.5, Unit::Nanoseconds), "0.50 ns");
+    }
+}

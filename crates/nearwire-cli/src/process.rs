@@ -1,0 +1,249 @@
+//! Child processes: this executable again, under a hidden subcommand.
+//!
+//! A child never outlives its parent: the kernel kills it when the parent dies (also of SIGKILL), and
+//! the guard kills and reaps it when it is dropped. Parent and child talk over a socket that is the
+//! child's standard input (see [`Channel`]).
+
+mod affinity;
+mod channel;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+
+pub use affinity::{Placement, allowed_cpus, run_on, two_cpus};
+pub use channel::Channel;
+
+/// The hidden subcommand that [`Child::start`] runs.
+pub const SUBCOMMAND: &str = "__child";
+
+/// How long a child may take to report in, and to leave once it has been asked to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a child is started with.
+#[derive(Debug, clap::Args)]
+pub struct ChildArguments {
+    /// What the child is for: a name in the table of roles.
+    pub role: String,
+    /// Process id of the parent.
+    #[arg(long)]
+    parent: i32,
+    /// CPU to run on.
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+/// The child's first message.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    placement: Placement,
+}
+
+/// A child process, killed and reaped on drop.
+///
+/// Start it from a thread that lives as long as the child shall: the kernel counts the end of the
+/// *thread* that started a child as the parent's death.
+pub struct Child {
+    process: std::process::Child,
+    channel: Channel,
+    role: String,
+    placement: Placement,
+    /// Set before the end of the child is this side's doing.
+    dismissed: Arc<AtomicBool>,
+}
+
+impl Child {
+    /// Starts this executable in `role`, on one CPU if `cpu` says so, and waits until it reports in.
+    ///
+    /// # Errors
+    /// If the process cannot be started, or does not report in within 10 s.
+    pub fn start(role: &str, cpu: Option<usize>) -> Result<Self> {
+        let (near, far) = UnixStream::pair().context("cannot make a socket pair")?;
+        let executable = std::env::current_exe().context("cannot find this executable")?;
+        let mut command = Command::new(executable);
+        command
+            .args([
+                SUBCOMMAND,
+                role,
+                "--parent",
+                &std::process::id().to_string(),
+            ])
+            .stdin(OwnedFd::from(far))
+            .stdout(Stdio::null());
+        if let Some(cpu) = cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        let process = command
+            .spawn()
+            .with_context(|| format!("cannot start the {role} process"))?;
+        // Closes this process's copy of the far end, so that the child's death is an end-of-file.
+        drop(command);
+        let mut child = Self {
+            process,
+            channel: Channel::new(near),
+            role: role.to_owned(),
+            placement: Placement::default(),
+            dismissed: Arc::default(),
+        };
+        child.channel.set_timeout(Some(PATIENCE))?;
+        let hello: Hello = child
+            .channel
+            .receive()
+            .with_context(|| format!("the {role} process did not report in"))?;
+        child.channel.set_timeout(None)?;
+        child.placement = hello.placement;
+        Ok(child)
+    }
+
+    /// Ends this process, with exit code 1 and a message, if the child dies unasked: for whoever
+    /// spins on memory that only the child would change.
+    ///
+    /// # Errors
+    /// If the child cannot be watched.
+    pub fn vital(self) -> Result<Self> {
+        let watched = pidfd_open(self.pid()?, PidfdFlags::empty())
+            .with_context(|| format!("cannot watch the {} process", self.role))?;
+        let (role, dismissed) = (self.role.clone(), Arc::clone(&self.dismissed));
+        std::thread::Builder::new()
+            .name("child-watch".into())
+            .spawn(move || {
+                let mut ended = [PollFd::new(&watched, PollFlags::IN)];
+                while poll(&mut ended, None) == Err(rustix::io::Errno::INTR) {}
+                // SYNC: dismissed
+                if !dismissed.load(Ordering::Acquire) {
+                    eprintln!("error: the {role} process died; what it took part in cannot go on");
+                    std::process::exit(1);
+                }
+            })?;
+        Ok(self)
+    }
+
+    /// The connection to the child.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Where the child really runs, as the child found after it was pinned.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Kills the child (SIGKILL) and reaps it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn kill(mut self) -> Result<ExitStatus> {
+        self.dismiss();
+        self.process
+            .kill()
+            .with_context(|| format!("cannot kill the {} process", self.role))?;
+        Ok(self.process.wait()?)
+    }
+
+    /// Asks the child to leave by closing the channel, and waits until it has.
+    ///
+    /// # Errors
+    /// If the child ends with an error, or has not left after 10 s (it is killed then).
+    pub fn finish(mut self) -> Result<()> {
+        self.dismiss();
+        self.channel.close();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.process.try_wait()? {
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("the {} process ended with {status}", self.role);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        bail!(
+            "the {} process did not leave within {PATIENCE:?} and was killed",
+            self.role
+        );
+    }
+
+    fn dismiss(&self) {
+        // SYNC: dismissed
+        self.dismissed.store(true, Ordering::Release);
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        i32::try_from(self.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| anyhow!("the system gave process id {}", self.id()))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.dismiss();
+        // Both fail only if the child is already reaped.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Child({}, {})", self.role, self.id())
+    }
+}
+
+/// The parent, as its child sees it.
+#[derive(Debug)]
+pub struct Parent {
+    channel: Channel,
+}
+
+impl Parent {
+    /// The connection to the parent.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+}
+
+/// What a child does until its parent closes the channel.
+pub type Role = fn(Parent) -> Result<()>;
+
+/// The child's `main`: ties its life to the parent's, pins itself, reports in and plays its role.
+///
+/// # Errors
+/// If `roles` does not know the role, the parent is gone, or the role fails.
+pub fn be_child(
+    arguments: &ChildArguments,
+    roles: impl FnOnce(&str) -> Option<Role>,
+) -> Result<()> {
+    let role = &arguments.role;
+    let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before that took effect.
+    if rustix::process::getppid() != Pid::from_raw(arguments.parent) {
+        bail!("the parent of this {role} process is gone");
+    }
+    let placement = match arguments.cpu {
+        Some(cpu) => Placement::pin(cpu),
+        None => Placement::current(),
+    };
+    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let parent = Parent {
+        channel: Channel::new(UnixStream::from(input)),
+    };
+    parent.channel.send(&Hello { placement })?;
+    play(parent)
+}

@@ -1,0 +1,210 @@
+//! The operations carry what they claim to carry. The two sides map the same memory twice, as two
+//! processes do; that they also work between processes is shown by `nearwire bench floor`.
+#![cfg(target_os = "linux")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use nearwire_floor::copying::Copying;
+use nearwire_floor::kernel::{self, BarrierTarget};
+use nearwire_floor::ping_pong::PingPong;
+use nearwire_floor::ring::commit::Commit;
+use nearwire_floor::ring::tail::Tail;
+use nearwire_floor::ring::{
+    Consumer as _, Exchange, Producer as _, RingMemory, Scheme, longest_payload,
+};
+use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Sleeping, Socket};
+
+const CAPACITY: usize = 1024;
+const RECORDS: u32 = 1000;
+
+/// Two spinners at a time are enough for two cores: each test that spins holds this.
+static CORES: Mutex<()> = Mutex::new(());
+
+fn cores() -> MutexGuard<'static, ()> {
+    CORES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A payload that no other record shares: its length and every byte follow from its number.
+fn payload(number: u32) -> Vec<u8> {
+    let length = 1 + number as usize * 37 % longest_payload(CAPACITY);
+    (0..length)
+        .map(|at| (number as usize * 131 + at * 7) as u8)
+        .collect()
+}
+
+/// Runs `produce` against a consumer elsewhere, which checks every record.
+fn carries<S: Scheme>(produce: impl FnOnce(&mut S::Producer)) {
+    let _cores = cores();
+    let (memory, descriptors) = RingMemory::create(CAPACITY).unwrap();
+    let consumer = thread::spawn(move || {
+        let memory = RingMemory::open(descriptors).unwrap();
+        let mut consumer = S::Consumer::new(&memory);
+        let mut buffer = vec![0; longest_payload(CAPACITY)];
+        for number in 0..RECORDS {
+            let length = consumer.pop(&mut buffer);
+            assert_eq!(buffer[..length], payload(number), "record {number}");
+        }
+    });
+    produce(&mut S::Producer::new(&memory));
+    consumer.join().unwrap();
+}
+
+fn carries_single_records<S: Scheme>() {
+    carries::<S>(|producer| (0..RECORDS).for_each(|number| producer.push(&payload(number))));
+}
+
+fn carries_batches<S: Scheme>() {
+    carries::<S>(|producer| {
+        let payloads: Vec<_> = (0..RECORDS).map(payload).collect();
+        // Batches from one record to more than the ring holds.
+        let mut rest = payloads.as_slice();
+        for size in (1..200).cycle() {
+            let (batch, others) = rest.split_at(size.min(rest.len()));
+            producer.push_batch(batch.iter().map(Vec::as_slice));
+            rest = others;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tail_ring_carries_single_records() {
+    carries_single_records::<Tail>();
+}
+
+#[test]
+fn a_commit_ring_carries_single_records() {
+    carries_single_records::<Commit>();
+}
+
+#[test]
+fn a_tail_ring_carries_batches() {
+    carries_batches::<Tail>();
+}
+
+#[test]
+fn a_commit_ring_carries_batches() {
+    carries_batches::<Commit>();
+}
+
+#[test]
+#[should_panic(expected = "too long")]
+fn a_tail_ring_refuses_what_never_fits() {
+    let (memory, _descriptors) = RingMemory::create(CAPACITY).unwrap();
+    <Tail as Scheme>::Producer::new(&memory).push(&[0; CAPACITY]);
+}
+
+#[test]
+#[should_panic(expected = "too long")]
+fn a_commit_ring_refuses_what_never_fits() {
+    let (memory, _descriptors) = RingMemory::create(CAPACITY).unwrap();
+    <Commit as Scheme>::Producer::new(&memory).push(&[0; CAPACITY]);
+}
+
+fn exchanges<S: Scheme>() {
+    let _cores = cores();
+    let (mut near, descriptors) = Exchange::<S>::create(CAPACITY).unwrap();
+    let far = thread::spawn(move || {
+        Exchange::<S>::open(descriptors)
+            .unwrap()
+            .answer(longest_payload(CAPACITY))
+    });
+    let mut reply = vec![0; longest_payload(CAPACITY)];
+    for number in 0..200 {
+        let length = near.round_trip(&payload(number), &mut reply);
+        assert_eq!(reply[..length], payload(number));
+    }
+    near.stop();
+    assert_eq!(far.join().unwrap(), 200);
+}
+
+#[test]
+fn tail_rings_echo() {
+    exchanges::<Tail>();
+}
+
+#[test]
+fn commit_rings_echo() {
+    exchanges::<Commit>();
+}
+
+#[test]
+fn a_ping_pong_counts_its_turns() {
+    let _cores = cores();
+    let (mut near, descriptors) = PingPong::create().unwrap();
+    let far = thread::spawn(move || PingPong::open(descriptors).unwrap().answer());
+    (0..200).for_each(|_| near.round_trip());
+    near.stop();
+    assert_eq!(far.join().unwrap(), 200);
+}
+
+fn sleeps_and_wakes<S: Sleeping>() {
+    let (mut near, descriptors) = S::create().unwrap();
+    let far = thread::spawn(move || S::open(descriptors).unwrap().answer().unwrap());
+    for _ in 0..200 {
+        near.round_trip().unwrap();
+    }
+    near.stop().unwrap();
+    assert_eq!(far.join().unwrap(), 200);
+}
+
+#[test]
+fn futexes_wake() {
+    sleeps_and_wakes::<Futex>();
+}
+
+#[test]
+fn a_polled_eventfd_wakes() {
+    sleeps_and_wakes::<EventfdPoll>();
+}
+
+#[test]
+fn an_edge_triggered_eventfd_wakes() {
+    sleeps_and_wakes::<EventfdEdge>();
+}
+
+#[test]
+fn a_socket_wakes() {
+    sleeps_and_wakes::<Socket>();
+}
+
+#[test]
+fn all_copies_copy() {
+    for size in [1, 7, 8, 64, 1001, 65536] {
+        let expected: Vec<u8> = (0..size).map(|at| at as u8 | 1).collect();
+        let ways: &[fn(&mut Copying)] = &[
+            Copying::memcpy,
+            #[cfg(target_arch = "x86_64")]
+            Copying::string_move,
+            Copying::words,
+        ];
+        for (way, copy) in ways.iter().enumerate() {
+            let mut copying = Copying::new(size).unwrap();
+            copy(&mut copying);
+            assert_eq!(copying.target(), expected, "way {way}, {size} bytes");
+        }
+    }
+}
+
+#[test]
+fn barriers_reach_a_sleeping_and_a_spinning_target() {
+    let _cores = cores();
+    for far_side in [BarrierTarget::spin, BarrierTarget::sleep] {
+        let (near, descriptors) = BarrierTarget::create().unwrap();
+        let far = thread::spawn(move || far_side(BarrierTarget::open(descriptors).unwrap()));
+        near.wait_until_ready();
+        kernel::barrier_elsewhere().unwrap();
+        near.stop().unwrap();
+        far.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_far_side_refuses_the_wrong_descriptors() {
+    assert!(PingPong::open(Vec::new()).is_err());
+    assert!(Exchange::<Tail>::open(Vec::new()).is_err());
+    assert!(Socket::open(Vec::new()).is_err());
+}
