@@ -27,9 +27,9 @@ mod worker;
 
 #[cfg(all(feature = "tokio", feature = "serde"))]
 pub use client::TypedCall;
+pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 #[cfg(feature = "tokio")]
 pub use client::{Call, Client};
-pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };

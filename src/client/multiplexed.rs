@@ -145,7 +145,12 @@ impl Client {
             cancelled: Vec::new(),
             to_wake: Vec::new(),
         };
-        Ok(Self { core: Arc::new(Core { shared, state: Mutex::new(state) }) })
+        Ok(Self {
+            core: Arc::new(Core {
+                shared,
+                state: Mutex::new(state),
+            }),
+        })
     }
 
     /// Finds a method, to save the search by name in each call.
@@ -158,7 +163,12 @@ impl Client {
 
     /// The names of the server's methods.
     pub fn methods(&self) -> impl Iterator<Item = &str> {
-        self.core.shared.terms.methods.iter().map(|method| &*method.name)
+        self.core
+            .shared
+            .terms
+            .methods
+            .iter()
+            .map(|method| &*method.name)
     }
 
     /// Who the server is, as the system tells.
@@ -190,7 +200,10 @@ impl Client {
 
     /// A call of a method found before. Otherwise as [`call_bytes`](Self::call_bytes).
     pub fn call_method<'a>(&self, method: Method, request: &'a [u8]) -> Call<'a> {
-        let request = Request { method, payload: Cow::Borrowed(request) };
+        let request = Request {
+            method,
+            payload: Cow::Borrowed(request),
+        };
         Call::new(self.core.clone(), Stage::New(request))
     }
 
@@ -205,10 +218,13 @@ impl Client {
         request: &(impl serde::Serialize + ?Sized),
     ) -> TypedCall<R> {
         let mut payload = Vec::new();
-        let stage = match crate::typed::append_request(request, &mut payload)
+        let stage = match crate::typed::append_request(&request, &mut payload)
             .and_then(|()| self.method(method))
         {
-            Ok(method) => Stage::New(Request { method, payload: Cow::Owned(payload) }),
+            Ok(method) => Stage::New(Request {
+                method,
+                payload: Cow::Owned(payload),
+            }),
             Err(error) => Stage::Failed(Some(error)),
         };
         TypedCall {
@@ -253,7 +269,10 @@ enum Stage<'a> {
     /// Not known to the connection.
     New(Request<'a>),
     /// Has a place; not, or not wholly, in the ring.
-    Sending { key: usize, outgoing: Outgoing<Cow<'a, [u8]>> },
+    Sending {
+        key: usize,
+        outgoing: Outgoing<Cow<'a, [u8]>>,
+    },
     /// Has a place; the server has the request.
     Sent { key: usize },
     /// The result was given.
@@ -276,7 +295,13 @@ pub struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(core: Arc<Core>, stage: Stage<'a>) -> Self {
-        Self { core, stage, deadline: None, timer: None, ticket: None }
+        Self {
+            core,
+            stage,
+            deadline: None,
+            timer: None,
+            ticket: None,
+        }
     }
 
     /// Gives the call this much time from now on. When it is over the future gives
@@ -293,8 +318,11 @@ impl Future for Call<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let mut state = this.core.state.lock().unwrap_or_else(|e| e.into_inner());
-        let mut turn =
-            Turn { stage: &mut this.stage, timer: &mut this.timer, ticket: &mut this.ticket };
+        let mut turn = Turn {
+            stage: &mut this.stage,
+            timer: &mut this.timer,
+            ticket: &mut this.ticket,
+        };
         let polled = turn.advance(&mut state, this.deadline, cx);
         if polled.is_ready() {
             turn.leave(&mut state);
@@ -312,8 +340,11 @@ impl Drop for Call<'_> {
             return;
         }
         let mut state = self.core.lock();
-        let mut turn =
-            Turn { stage: &mut self.stage, timer: &mut self.timer, ticket: &mut self.ticket };
+        let mut turn = Turn {
+            stage: &mut self.stage,
+            timer: &mut self.timer,
+            ticket: &mut self.ticket,
+        };
         turn.give_up(&mut state);
         let woken = std::mem::take(&mut state.to_wake);
         drop(state);
@@ -337,7 +368,9 @@ impl Turn<'_, '_> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Vec<u8>>> {
         if let Stage::Failed(error) = self.stage {
-            let error = error.take().unwrap_or(Error::Closed { reason: CloseReason::Local });
+            let error = error.take().unwrap_or(Error::Closed {
+                reason: CloseReason::Local,
+            });
             return Poll::Ready(Err(error));
         }
         if state.broken {
@@ -399,12 +432,17 @@ impl Turn<'_, '_> {
         deadline: Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Result<bool> {
-        let Stage::New(request) = &*self.stage else { return Ok(true) };
+        let Stage::New(request) = &*self.stage else {
+            return Ok(true);
+        };
         let terms = &state.link.shared.terms;
         let (limit, places) = (terms.max_message_out, terms.max_in_flight);
         let len = request.payload.len();
         if len as u64 > limit {
-            return Err(Error::TooLarge { len: len as u64, limit });
+            return Err(Error::TooLarge {
+                len: len as u64,
+                limit,
+            });
         }
         if state.calls.len() >= places {
             state.queue_for_place(self.ticket, cx);
@@ -417,13 +455,23 @@ impl Turn<'_, '_> {
         let entry = state.calls.vacant_entry();
         let key = entry.key();
         let id = u64::from(state.generation) << 32 | key as u64;
-        entry.insert(Pending { id, waker: None, result: None, queued: false });
+        entry.insert(Pending {
+            id,
+            waker: None,
+            result: None,
+            queued: false,
+        });
         let method = request.method.number;
         let plain = deadline.is_none() && len <= whole_max(&state.link.tx);
         let may_go = state.cancelled.is_empty();
         if plain
             && may_go
-            && stage_plain(&mut state.link.tx, Tag::request(method), id, &request.payload)?
+            && stage_plain(
+                &mut state.link.tx,
+                Tag::request(method),
+                id,
+                &request.payload,
+            )?
         {
             state.link.tx.publish();
             *self.stage = Stage::Sent { key };
@@ -444,7 +492,9 @@ impl Turn<'_, '_> {
 
     /// Sends what fits. The stage tells whether it was all.
     fn send(&mut self, state: &mut State) -> Result<()> {
-        let Stage::Sending { key, outgoing } = self.stage else { return Ok(()) };
+        let Stage::Sending { key, outgoing } = self.stage else {
+            return Ok(());
+        };
         if !state.tell_cancelled()? {
             return Ok(());
         }
@@ -467,9 +517,12 @@ impl Turn<'_, '_> {
         deadline: Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Vec<u8>>> {
-        let Some(deadline) = deadline else { return Poll::Pending };
-        let timer =
-            self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let Some(deadline) = deadline else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         match timer.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => self.time_is_up(state),
@@ -554,9 +607,7 @@ impl State {
                 }
                 Some(Incoming::Message(Message { header, payload })) => match header.kind {
                     Kind::Reply => (header.request_id, Ok(payload.into_owned())),
-                    Kind::Error => {
-                        (header.request_id, Err(status_of(&header, &payload).into()))
-                    }
+                    Kind::Error => (header.request_id, Err(status_of(&header, &payload).into())),
                     Kind::GoAway | Kind::Ping | Kind::Pong => continue,
                     other => {
                         let what = format!("a {other:?} frame");
@@ -587,7 +638,10 @@ impl State {
     /// Remembers whom to wake for a call.
     fn watch(&mut self, key: usize, cx: &Context<'_>) {
         let waker = &mut self.calls[key].waker;
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             *waker = Some(cx.waker().clone());
         }
     }
@@ -624,13 +678,17 @@ impl State {
     }
 
     fn queue_for_place(&mut self, ticket: &mut Option<u64>, cx: &Context<'_>) {
-        let known = ticket
-            .and_then(|ticket| self.want_place.iter_mut().find(|(other, _)| *other == ticket));
+        let known = ticket.and_then(|ticket| {
+            self.want_place
+                .iter_mut()
+                .find(|(other, _)| *other == ticket)
+        });
         match known {
             Some((_, waker)) => waker.clone_from(cx.waker()),
             None => {
                 *ticket = Some(self.next_ticket);
-                self.want_place.push_back((self.next_ticket, cx.waker().clone()));
+                self.want_place
+                    .push_back((self.next_ticket, cx.waker().clone()));
                 self.next_ticket += 1;
             }
         }
@@ -638,7 +696,8 @@ impl State {
 
     /// Wakes the first of those who wait for a place.
     fn call_up_next(&mut self) {
-        self.to_wake.extend(self.want_place.pop_front().map(|(_, waker)| waker));
+        self.to_wake
+            .extend(self.want_place.pop_front().map(|(_, waker)| waker));
     }
 
     /// The leader's look at the ring: for data, and for space if anybody wants it.
@@ -702,7 +761,10 @@ impl State {
         }
         self.call_up_next();
         if self.leader.is_none() && self.unclaimed == 0 && !self.calls.is_empty() {
-            let pending = self.calls.iter_mut().find_map(|(_, call)| call.waker.take());
+            let pending = self
+                .calls
+                .iter_mut()
+                .find_map(|(_, call)| call.waker.take());
             self.to_wake.extend(pending);
         }
     }
@@ -714,7 +776,9 @@ impl State {
         shared.read_control();
         match shared.closed() {
             Some(_) => shared.closed_error(),
-            None => Error::Closed { reason: CloseReason::Finished },
+            None => Error::Closed {
+                reason: CloseReason::Finished,
+            },
         }
     }
 }
@@ -742,6 +806,8 @@ impl<R: serde::de::DeserializeOwned> Future for TypedCall<R> {
     type Output = Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.call).poll(cx).map(|reply| crate::typed::reply(&reply?))
+        Pin::new(&mut self.call)
+            .poll(cx)
+            .map(|reply| crate::typed::reply(&reply?))
     }
 }

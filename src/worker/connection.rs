@@ -49,11 +49,19 @@ pub(super) struct Connection {
     outbox: VecDeque<Outgoing<Vec<u8>>>,
     /// Calls that went to the runtime.
     #[cfg(feature = "tokio")]
-    running: HashMap<u64, AbortHandle>,
+    running: HashMap<u64, RunningCall>,
     #[cfg(feature = "tokio")]
     max_in_flight: usize,
     /// When a sweep found something last, in the worker's ticks.
     pub(super) last_busy: u64,
+}
+
+/// A call that went to the runtime.
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+struct RunningCall {
+    abort: AbortHandle,
+    one_way: bool,
 }
 
 impl Connection {
@@ -191,11 +199,11 @@ impl Connection {
     /// The answer of a call that moved to the runtime.
     #[cfg(feature = "tokio")]
     pub(super) fn answer_late(&mut self, answer: Answer) -> Result<()> {
-        // Cancelled meanwhile: nobody waits for it.
-        if self.running.remove(&answer.request).is_none() {
-            return Ok(());
+        match self.running.remove(&answer.request) {
+            Some(call) if !call.one_way => self.answer(answer.request, answer.result)?,
+            // Cancelled and answered meanwhile, or nobody waits for it.
+            _ => {}
         }
-        self.answer(answer.request, answer.result)?;
         self.link.tx.publish();
         Ok(())
     }
@@ -222,7 +230,7 @@ impl Connection {
     pub(super) fn close(mut self, reason: CloseReason) {
         #[cfg(feature = "tokio")]
         for (_, call) in self.running.drain() {
-            call.abort();
+            call.abort.abort();
         }
         if !matches!(reason, CloseReason::Violation(_)) {
             self.link.tx.close();
@@ -252,7 +260,11 @@ impl Connection {
             Kind::Cancel => {
                 #[cfg(feature = "tokio")]
                 if let Some(call) = self.running.remove(&header.request_id) {
-                    call.abort();
+                    call.abort.abort();
+                    if !call.one_way {
+                        let status = Status::new(Code::CANCELLED, "");
+                        return self.answer(header.request_id, Err(status));
+                    }
                 }
                 Ok(())
             }
@@ -275,20 +287,24 @@ impl Connection {
         let methods = bench.methods.clone();
         let Some(handler) = methods.get(header.method) else {
             let text = format!("the server has no method number {}", header.method);
-            return self.answer(id, Err(Status::new(Code::UNKNOWN_METHOD, text)));
+            return self.answer_request(&header, Err(Status::new(Code::UNKNOWN_METHOD, text)));
         };
         let mut context = self.context.clone();
         context.deadline = header
             .deadline_ns
             .map(|left| Instant::now() + Duration::from_nanos(left));
         if header.deadline_ns == Some(0) {
-            return self.answer(id, Err(Status::new(Code::DEADLINE_EXCEEDED, "")));
+            let status = Status::new(Code::DEADLINE_EXCEEDED, "");
+            return self.answer_request(&header, Err(status));
         }
         match handler {
             Handler::Sync(handler) => {
                 bench.reply.clear();
                 let reply = &mut bench.reply;
                 let result = catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)));
+                if header.one_way {
+                    return Ok(());
+                }
                 self.answer_slowly(bench, id, result)
             }
             #[cfg(feature = "tokio")]
@@ -301,9 +317,9 @@ impl Connection {
                     (call, polled)
                 }));
                 match started {
-                    Ok((_, Poll::Ready(result))) => self.answer(id, result),
+                    Ok((_, Poll::Ready(result))) => self.answer_request(&header, result),
                     Ok((call, Poll::Pending)) => self.move_to_runtime(bench, id, call, header),
-                    Err(panic) => self.answer(id, Err(panicked(&*panic))),
+                    Err(panic) => self.answer_request(&header, Err(panicked(&*panic))),
                 }
             }
         }
@@ -320,7 +336,7 @@ impl Connection {
     ) -> Result<()> {
         let Some(runtime) = &bench.runtime else {
             let text = "the server has no runtime for async handlers";
-            return self.answer(id, Err(Status::new(Code::INTERNAL, text)));
+            return self.answer_request(&header, Err(Status::new(Code::INTERNAL, text)));
         };
         if self.running.contains_key(&id) {
             return Err(self.unexpected(&format!("call {id} twice at a time")));
@@ -342,7 +358,14 @@ impl Connection {
         // One task, so that an abort drops the handler's future; a panic in it is caught by the
         // second, which only waits for the first.
         let task = runtime.spawn(guarded);
-        self.running.insert(id, task.abort_handle());
+        let abort = task.abort_handle();
+        self.running.insert(
+            id,
+            RunningCall {
+                abort,
+                one_way: header.one_way,
+            },
+        );
         runtime.spawn(async move {
             let result = match task.await {
                 Ok(result) => result,
@@ -380,6 +403,13 @@ impl Connection {
             bench.reply = Vec::new();
         }
         Ok(())
+    }
+    /// Answers a request, unless the caller wants no answer.
+    fn answer_request(&mut self, header: &Header, result: Result<Vec<u8>, Status>) -> Result<()> {
+        if header.one_way {
+            return Ok(());
+        }
+        self.answer(header.request_id, result)
     }
 
     fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Result<()> {
