@@ -5,6 +5,8 @@
 //! in [`Shared`]: the ways to wake and to be woken, what the handshake agreed on, and whether the
 //! connection is over.
 
+#[cfg(feature = "tokio")]
+mod async_wait;
 mod establish;
 mod incoming;
 mod outgoing;
@@ -12,6 +14,8 @@ mod rx;
 mod tx;
 mod wait;
 
+#[cfg(feature = "tokio")]
+pub(crate) use async_wait::AsyncWaiter;
 pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
 pub(crate) use incoming::{Incoming, next as next_incoming};
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};

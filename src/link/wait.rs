@@ -32,7 +32,7 @@ pub(crate) struct Wanted<'a> {
 
 impl Wanted<'_> {
     #[inline(always)]
-    fn is_ready(&mut self) -> bool {
+    pub(super) fn is_ready(&mut self) -> bool {
         if let Some(rx) = &mut self.data
             && rx.ready() != Ready::Empty
         {
@@ -44,7 +44,7 @@ impl Wanted<'_> {
         false
     }
 
-    fn arm(&mut self) -> bool {
+    pub(super) fn arm(&mut self) -> bool {
         let mut reliable = true;
         if let Some(rx) = &mut self.data {
             reliable &= rx.arm();
@@ -55,7 +55,7 @@ impl Wanted<'_> {
         reliable
     }
 
-    fn disarm(&mut self) {
+    pub(super) fn disarm(&mut self) {
         if let Some(rx) = &mut self.data {
             rx.disarm();
         }

@@ -33,7 +33,7 @@
 
 mod spin;
 
-pub(crate) use spin::Spinner;
+pub(crate) use spin::{Slice, Spinner};
 
 use crate::sync::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, compiler_fence, fence};
 

@@ -18,6 +18,20 @@ const MAX_BACKOFF: u32 = 6;
 /// Shortest spin that is still worth a try.
 const SHORTEST: Duration = Duration::from_micros(2);
 
+/// How long a spin in slices lasts before others get their turn.
+const SLICE: Duration = Duration::from_micros(5);
+
+/// How a slice of a spin ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slice {
+    /// Something was found.
+    Ready,
+    /// Nothing yet; another slice may.
+    Again,
+    /// Nothing, and no more slices.
+    Over,
+}
+
 /// One waiting side's spinning.
 ///
 /// A spin that finds something restores the whole budget. One that does not halves it, down to
@@ -90,6 +104,45 @@ impl Spinner {
         }
     }
 
+    /// One slice of a spin, for a task that shares its thread with others. `spun` is the time spun
+    /// so far in this wait, `None` at its start; what passes between the slices does not count.
+    pub(crate) fn slice(
+        &mut self,
+        spun: &mut Option<Duration>,
+        mut ready: impl FnMut() -> bool,
+    ) -> Slice {
+        let so_far = match *spun {
+            Some(so_far) => so_far,
+            None if ready() => return Slice::Ready,
+            None if self.settings.budget.is_zero() => return Slice::Over,
+            None if self.skip > 0 => {
+                self.skip -= 1;
+                return Slice::Over;
+            }
+            None => Duration::ZERO,
+        };
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if ready() {
+                    self.paid();
+                    return Slice::Ready;
+                }
+                spin_hint();
+                spin_hint();
+            }
+            let elapsed = start.elapsed();
+            if so_far + elapsed >= self.limit {
+                self.missed();
+                return Slice::Over;
+            }
+            if elapsed >= SLICE {
+                *spun = Some(so_far + elapsed);
+                return Slice::Again;
+            }
+        }
+    }
+
     /// Spins that found something, and spins that did not.
     pub(crate) fn record(&self) -> (u64, u64) {
         (self.paid, self.wasted)
@@ -154,6 +207,27 @@ mod tests {
             looks > 3
         });
         assert_eq!(looks, 4);
+    }
+
+    #[test]
+    fn slices_come_to_an_end_and_find_what_is_there() {
+        let mut spinner = Spinner::new(Spin::default());
+        let mut spun = None;
+        let mut slices = 1;
+        while spinner.slice(&mut spun, || false) == Slice::Again {
+            slices += 1;
+        }
+        // At least one, at most as many as fit into the budget.
+        assert!(slices <= 10, "{slices} slices");
+        assert_eq!(spinner.record(), (0, 1));
+        assert_eq!(spinner.slice(&mut None, || true), Slice::Ready);
+        let mut looks = 0;
+        let look = || {
+            looks += 1;
+            false
+        };
+        let never = Spinner::new(Spin::NEVER).slice(&mut None, look);
+        assert_eq!((never, looks), (Slice::Over, 1));
     }
 
     #[test]

@@ -115,6 +115,14 @@ impl Sleeper {
     }
 }
 
+/// For reactors: readable while there is something that [`Sleeper::sleep`] would return for.
+#[cfg(feature = "tokio")]
+impl std::os::fd::AsRawFd for Sleeper {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
