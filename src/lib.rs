@@ -25,11 +25,11 @@ mod typed;
 mod waiter;
 mod worker;
 
-#[cfg(all(feature = "tokio", feature = "serde"))]
-pub use client::TypedCall;
 pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 #[cfg(feature = "tokio")]
-pub use client::{Call, Client};
+pub use client::{ByteItems, Call, Client};
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use client::{Items, TypedCall};
 pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };

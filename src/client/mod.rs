@@ -8,10 +8,10 @@ mod pipeline;
 
 pub use blocking::BlockingClient;
 pub use methods::Method;
-#[cfg(all(feature = "tokio", feature = "serde"))]
-pub use multiplexed::TypedCall;
 #[cfg(feature = "tokio")]
-pub use multiplexed::{Call, Client};
+pub use multiplexed::{ByteItems, Call, Client};
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use multiplexed::{Items, TypedCall};
 pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};
