@@ -34,5 +34,9 @@ pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };
 pub use proto::status::Code;
+#[cfg(feature = "tokio")]
+pub use server::ItemSender;
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use server::Sender;
 pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};

@@ -23,6 +23,9 @@ use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use std::time::Duration;
 
+/// Credits that a client grants each stream in advance: 64 items or 4 MiB.
+pub(crate) const STREAM_CREDITS: u32 = 64;
+
 /// How to connect. The same settings serve blocking and async clients.
 ///
 /// ```no_run
@@ -142,6 +145,7 @@ impl ClientBuilder {
             ring_to_server: self.ring,
             ring_to_client: self.ring,
             max_message: self.max_message as u64,
+            stream_credits: STREAM_CREDITS,
             memory: self.memory,
             label: self.label.clone(),
             timeout: self.timeout,

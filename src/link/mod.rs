@@ -46,6 +46,8 @@ pub(crate) struct Terms {
     pub(crate) max_message_in: u64,
     /// Calls that may be in flight.
     pub(crate) max_in_flight: usize,
+    /// Credits that the peer grants each stream in advance.
+    pub(crate) stream_credits: u32,
     /// The server's number for the connection.
     pub(crate) connection_id: u64,
     /// The server's methods.

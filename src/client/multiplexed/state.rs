@@ -1,5 +1,6 @@
 //! What is known of a connection and its calls, under one lock.
 
+use crate::client::STREAM_CREDITS;
 use crate::client::blocking::{status_of, unexpected};
 use crate::error::{CloseReason, Error, Result, Violation};
 use crate::link::{
@@ -76,9 +77,6 @@ struct ItemQueue {
     /// Credits of items that were taken, not yet granted again.
     taken: u32,
 }
-
-/// Credits that a client grants each stream in advance.
-pub(in crate::client) const STREAM_CREDITS: u32 = 64;
 
 impl State {
     pub(super) fn new(link: Link, waiter: AsyncWaiter) -> Self {
