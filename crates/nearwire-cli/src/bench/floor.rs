@@ -65,6 +65,8 @@ impl Floor {
             "Medians of {rounds} alternating runs of {:.3} s each.",
             budget.run.as_secs_f64()
         ));
+        // Asked before this side is pinned: then it may only run where it is.
+        let cpus = two_cpus().ok();
         let near_placement = here.map_or_else(Placement::current, Placement::pin);
         let far = NearSide::start(there)?;
         report.settings.push(format!(
@@ -96,7 +98,7 @@ impl Floor {
         let streams = section("One way, both sides spinning", one_way(&far, budget))?;
         section(
             "Round trips, both sides asleep",
-            sleeping_round_trips(&far, budget, here.is_some()),
+            sleeping_round_trips(&far, budget, cpus, here.is_some()),
         )?;
         section(
             "Unix socket, blocking, echo compared",
@@ -110,7 +112,7 @@ impl Floor {
         )?;
         let short = Budget::of(budget.run / 4);
         section("Copies out of shared memory, one process", copies(short)?)?;
-        section("The kernel", kernel(&far, short))?;
+        section("The kernel", kernel(&far, short, cpus))?;
 
         let [ping_pong, tail_trip, commit_trip] = &trips[..] else {
             unreachable!()
@@ -200,7 +202,12 @@ type RoundTrips = fn(&NearSide, Budget) -> Result<Measured>;
 
 /// Where the two sides sleep decides more than how, so each way is measured in both places: the
 /// scheduler, left alone, goes back and forth between them.
-fn sleeping_round_trips(far: &NearSide, budget: Budget, pinned: bool) -> Vec<Contender<'_>> {
+fn sleeping_round_trips(
+    far: &NearSide,
+    budget: Budget,
+    cpus: Option<(usize, usize)>,
+    pinned: bool,
+) -> Vec<Contender<'_>> {
     let ways: [(&str, RoundTrips); 4] = [
         ("futex", NearSide::sleeping::<Futex>),
         (
@@ -214,7 +221,7 @@ fn sleeping_round_trips(far: &NearSide, budget: Budget, pinned: bool) -> Vec<Con
         ("Unix socket, 64 B", NearSide::sleeping::<Socket>),
     ];
     let mut contenders = Vec::new();
-    if let Ok((first, second)) = two_cpus() {
+    if let Some((first, second)) = cpus {
         for (place, here, there) in [("two cores", first, second), ("one core", first, first)] {
             for (name, round_trips) in ways {
                 contenders.push(Contender::other(&format!("{place}: {name}"), move || {
@@ -302,7 +309,7 @@ fn copies(budget: Budget) -> Result<Vec<Contender<'static>>> {
 }
 
 /// A barrier interrupts only cores that run a process, so the two sides get one each.
-fn kernel(far: &NearSide, budget: Budget) -> Vec<Contender<'_>> {
+fn kernel(far: &NearSide, budget: Budget, cpus: Option<(usize, usize)>) -> Vec<Contender<'_>> {
     let call = || {
         nearwire_floor::kernel::cheap_call();
         Ok(())
@@ -311,7 +318,7 @@ fn kernel(far: &NearSide, budget: Budget) -> Vec<Contender<'_>> {
         "a cheap system call (getppid)",
         move || Ok(Measured::Latency(latency(budget, call)?)),
     )];
-    if let Ok((here, there)) = two_cpus() {
+    if let Some((here, there)) = cpus {
         for (name, asleep) in [
             ("membarrier, the other process spinning", false),
             ("membarrier, the other process asleep", true),
