@@ -1,7 +1,7 @@
 //! The measuring kit: everything that reads a clock, shared by the floor, the baselines and Nearwire,
 //! so that all of them are timed by the very same code.
 //!
-//! - [`latency`] and [`throughput`] time one operation;
+//! - [`latency()`] and [`throughput()`] time one operation;
 //! - [`alternate`] runs several of them in turn, bracketing those that spin with a [`Probe`];
 //! - [`Ratio`] compares two of them round by round;
 //! - [`Report`] holds it all, and prints it as a table or as JSON.

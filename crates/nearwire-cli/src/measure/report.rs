@@ -132,7 +132,7 @@ impl Section {
             &["mean"]
         });
         if probed {
-            header.extend(["ping-pong", "cores"]);
+            header.extend(["if near", "if far", "ping-pong", "cores"]);
         }
         let mut table = plain_table(&header);
         for series in &self.series {
@@ -145,6 +145,7 @@ impl Section {
             ];
             row.extend(details(series, latency));
             if probed {
+                row.extend([series.near, series.far].map(|at| at.map_or_else(String::new, figure)));
                 row.extend(placement(series));
             }
             table.add_row(row);

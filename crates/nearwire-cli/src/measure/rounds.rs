@@ -66,6 +66,10 @@ pub struct Series {
     pub min: f64,
     /// The greatest.
     pub max: f64,
+    /// The median over the runs between near cores, if there are any.
+    pub near: Option<f64>,
+    /// The median over the runs between far cores, if there are any.
+    pub far: Option<f64>,
     /// The runs, in order.
     pub runs: Vec<Run>,
 }
@@ -81,12 +85,23 @@ impl Series {
         let first = runs.first().context("no rounds were asked for")?;
         let unit = first.measured.unit();
         let figures: Vec<f64> = runs.iter().map(|run| run.measured.figure()).collect();
+        let at = |distance| {
+            let there = |run: &&Run| run.probe.is_some_and(|probe| probe.distance == distance);
+            let figures: Vec<f64> = runs
+                .iter()
+                .filter(there)
+                .map(|run| run.measured.figure())
+                .collect();
+            (!figures.is_empty()).then(|| median(figures))
+        };
         Ok(Self {
             name,
             unit,
             median: median(figures.iter().copied()),
             min: figures.iter().copied().fold(f64::INFINITY, f64::min),
             max: figures.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            near: at(Distance::Near),
+            far: at(Distance::Far),
             runs,
         })
     }
@@ -243,6 +258,18 @@ mod tests {
     fn a_series_knows_its_middle_and_its_ends() {
         let series = series(vec![run(3.0, None), run(1.0, None), run(2.0, None)]);
         assert_eq!((series.min, series.median, series.max), (1.0, 2.0, 3.0));
+    }
+
+    #[test]
+    fn near_and_far_runs_are_summed_up_apart() {
+        let (near, far) = (Some((50.0, 55.0)), Some((400.0, 420.0)));
+        let series = series(vec![
+            run(2.0, near),
+            run(9.0, far),
+            run(4.0, near),
+            run(5.0, None),
+        ]);
+        assert_eq!((series.near, series.far), (Some(3.0), Some(9.0)));
     }
 
     fn figures(min: f64, median: f64, max: f64) -> Option<RatioFigures> {
