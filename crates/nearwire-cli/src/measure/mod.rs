@@ -7,6 +7,7 @@
 //! - [`Report`] holds it all, and prints it as a table or as JSON.
 
 mod clock;
+mod core_share;
 mod latency;
 mod machine;
 mod options;
