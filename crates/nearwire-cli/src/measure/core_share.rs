@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A thread that waited longer than this part of a run for a core shared it with another.
-const MOST_WAITING: f64 = 0.2;
+/// Two sides that take turns on one core wait for about half of the time; this part is suspicious.
+const MOST_WAITING: f64 = 0.4;
 
 /// The start of a run, to see later how long the calling thread waited for a core.
 pub struct CoreShare {
@@ -21,10 +21,10 @@ impl CoreShare {
         }
     }
 
-    /// Whether the calling thread waited for a core for more than a fifth of the time since.
+    /// Whether the calling thread waited for a core for more than two fifths of the time since.
     ///
     /// False if the kernel keeps no account of it.
-    pub fn was_crowded(&self) -> bool {
+    pub fn was_small(&self) -> bool {
         let (Some(before), Some(after)) = (self.waited, waited()) else {
             return false;
         };

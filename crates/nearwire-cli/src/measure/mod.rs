@@ -84,6 +84,17 @@ impl Measured {
         }
     }
 
+    /// How many times better the figure is than the mean over the run: above 1 if the run was
+    /// interrupted.
+    pub fn disturbance(&self) -> f64 {
+        match self {
+            Self::Latency(latency) => latency.mean_ns / latency.typical_ns,
+            Self::Throughput(run) | Self::Bandwidth(run) => {
+                run.typical_per_second / run.mean_per_second
+            }
+        }
+    }
+
     /// The figure's unit.
     pub fn unit(&self) -> Unit {
         match self {

@@ -36,8 +36,8 @@ pub enum Distance {
     Far,
     /// The readings before and after differ.
     Moved,
-    /// The two sides had less than a core each: a round trip above 5 µs, or this side waited for a
-    /// core for a fifth of the run. Such a figure says nothing about the cores, and nothing is
+    /// The two sides had less than a core each: a round trip above 5 µs, or they took turns
+    /// on one during the run. Such a figure says nothing about the cores, and nothing is
     /// compared with it.
     Crowded,
 }

@@ -147,6 +147,10 @@ pub fn alternate(
         .collect()
 }
 
+/// How much better than its mean a run's median is at least, if it was interrupted but had a core for
+/// each side in between.
+const UNDISTURBED: f64 = 1.8;
+
 fn one_run(
     contender: &mut Contender<'_>,
     probe: &mut Probe,
@@ -165,8 +169,10 @@ fn one_run(
     };
     let share = CoreShare::start();
     let measured = (contender.run)()?;
-    // The probe looks only before and after, and may be luckier than the run.
-    let crowded = share.was_crowded();
+    // The probe looks only before and after, and may be luckier than the run. A side that others
+    // kept waiting is no harm if the time in between was undisturbed: then the median over blocks is
+    // far better than the mean.
+    let crowded = share.was_small() && measured.disturbance() < UNDISTURBED;
     let after_ns = probe.read()?;
     *reading = Some(after_ns);
     let distance = match Distance::between(before_ns, after_ns) {
