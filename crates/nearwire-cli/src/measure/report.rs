@@ -7,6 +7,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
+use super::rounds::RatioFigures;
 use super::{Distance, Machine, Measured, Ratio, Series, Unit, clock_cost, median};
 
 /// Everything a benchmark has to say.
@@ -98,12 +99,17 @@ impl Report {
         for section in &self.sections {
             writeln!(text, "\n{}\n{}", section.title, section.table())?;
         }
-        if !self.ratios.is_empty() {
+        let series = self.sections.iter().flat_map(|section| &section.series);
+        let crowded: usize = series.map(Series::crowded).sum();
+        if crowded > 0 {
             writeln!(
                 text,
-                "\nRatios, round by round\n{}",
-                ratio_table(&self.ratios)
+                "\n{crowded} runs had less than a core for each side; their figures say nothing \
+                 about the hardware. Try again when the machine is idle, or with --pin."
             )?;
+        }
+        if !self.ratios.is_empty() {
+            writeln!(text, "\nRatios, run by run\n{}", ratio_table(&self.ratios))?;
         }
         Ok(text)
     }
@@ -126,7 +132,7 @@ impl Section {
             &["mean"]
         });
         if probed {
-            header.extend(["ping-pong", "cores"]);
+            header.extend(["if near", "if far", "ping-pong", "cores"]);
         }
         let mut table = plain_table(&header);
         for series in &self.series {
@@ -139,6 +145,7 @@ impl Section {
             ];
             row.extend(details(series, latency));
             if probed {
+                row.extend([series.near, series.far].map(|at| at.map_or_else(String::new, figure)));
                 row.extend(placement(series));
             }
             table.add_row(row);
@@ -196,6 +203,7 @@ fn placement(series: &Series) -> [String; 2] {
         (Distance::Near, "near"),
         (Distance::Far, "far"),
         (Distance::Moved, "moved"),
+        (Distance::Crowded, "crowded"),
     ] {
         match brackets
             .iter()
@@ -211,14 +219,18 @@ fn placement(series: &Series) -> [String; 2] {
 }
 
 fn ratio_table(ratios: &[Ratio]) -> Table {
-    let mut table = plain_table(&["ratio", "median", "min", "max", "pairs alike"]);
+    let mut table = plain_table(&["ratio", "median", "min", "max", "comparable runs"]);
     for ratio in ratios {
+        let figure = |of: fn(&RatioFigures) -> f64| match &ratio.figures {
+            Some(figures) => format!("{:.2}x", of(figures)),
+            None => "none".into(),
+        };
         table.add_row([
             ratio.name.clone(),
-            format!("{:.2}x", ratio.median),
-            format!("{:.2}x", ratio.min),
-            format!("{:.2}x", ratio.max),
-            format!("{} of {}", ratio.pairs, ratio.of),
+            figure(|figures| figures.median),
+            figure(|figures| figures.min),
+            figure(|figures| figures.max),
+            format!("{} of {}", ratio.comparable, ratio.pairs),
         ]);
     }
     right_align(&mut table);
