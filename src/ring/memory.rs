@@ -62,9 +62,8 @@ pub(crate) mod heap {
     use super::*;
     use crate::sync::Ordering::Relaxed;
     #[cfg(loom)]
-    use loom::{cell::UnsafeCell, sync::Arc};
+    use loom::cell::UnsafeCell;
     use std::ops::Range;
-    #[cfg(not(loom))]
     use std::sync::Arc;
 
     /// One side's segment made of words on the heap.
