@@ -124,7 +124,7 @@ impl AsyncWaiter {
     /// As [`poll_wait`](Self::poll_wait).
     pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Waited>> {
         while self.shared.closed().is_none() {
-            match ready!(self.poll_sleeper(cx)) {
+            match ready!(self.poll_woken(cx)) {
                 Ok(Woken::Control) => self.shared.read_control(),
                 Ok(_) => {}
                 Err(error) => {
