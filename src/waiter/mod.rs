@@ -147,9 +147,9 @@ mod tests {
         let mut waking = Waking::new(Fences::Symmetric);
         for _ in 0..3 {
             assert!(!waking.is_due(&word));
-            assert!(!parking.is_armed());
+            assert_eq!(parking.count & 1, 0);
             assert!(parking.arm(&word));
-            assert!(parking.is_armed());
+            assert_eq!(parking.count & 1, 1);
             assert!(waking.is_due(&word));
             assert!(!waking.is_due(&word));
             parking.disarm(&word);
