@@ -118,7 +118,7 @@ impl<'a> Place<'a> {
                     let tx = &mut state.link.tx;
                     match stage_plain(tx, Tag::request(method), id, &request.payload) {
                         Ok(true) => {
-                            tx.publish();
+                            state.publish_soon();
                             self.stage = Stage::Sent { key };
                             return Poll::Ready(Ok(key));
                         }

@@ -48,9 +48,11 @@ impl Future for Driver {
             if state.over {
                 return Poll::Ready(());
             }
+            state.publish();
             if state.receive() > 0 {
                 this.looked = None;
                 let over = state.over;
+                state.driver_running = true;
                 Core::unlock(state);
                 if over {
                     return Poll::Ready(());
@@ -60,6 +62,7 @@ impl Future for Driver {
                 return Poll::Pending;
             }
             if state.is_waiting() {
+                state.driver_running = true;
                 Core::unlock(state);
                 match this
                     .spinner
@@ -94,6 +97,7 @@ impl Future for Driver {
                 }
                 Poll::Pending => {
                     state.driver_awake = waiting;
+                    state.driver_running = false;
                     Core::unlock(state);
                     return Poll::Pending;
                 }

@@ -18,6 +18,9 @@ use std::task::{Context, Poll, Waker};
 /// Records that are taken at a time, so that no task holds its thread, or the lock, for long.
 const RECORDS_PER_LOOK: usize = 256;
 
+/// Requests that are published together at most.
+const PUBLISHED_TOGETHER: u32 = 8;
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) link: Link,
@@ -47,6 +50,10 @@ pub(super) struct State {
     pub(super) over: bool,
     /// Whether the driver will be polled without anybody's doing.
     pub(super) driver_awake: bool,
+    /// Whether the driver will be polled in a moment, and not only when the doorbell rings.
+    pub(super) driver_running: bool,
+    /// Requests that are staged and not published; see [`publish_soon`](Self::publish_soon).
+    unpublished: u32,
     /// To wake the driver.
     pub(super) driver: Option<Waker>,
     /// How many calls may be made alone before one looks whether it is.
@@ -98,6 +105,8 @@ impl State {
             notes: VecDeque::new(),
             over: false,
             driver_awake: false,
+            driver_running: false,
+            unpublished: 0,
             driver: None,
             solo_left: 0,
             to_wake: Vec::new(),
@@ -212,6 +221,27 @@ impl State {
         self.notes.is_empty()
     }
 
+    /// Publishes a staged request: at once, or with a few others if several calls are in flight
+    /// and the driver, which publishes whatever is staged, is about to run.
+    ///
+    /// The server polls the line behind the last published record. Publishing there takes the line
+    /// back from it, and the next locked instruction waits for that; once for eight calls is
+    /// cheaper than once for each.
+    #[inline]
+    pub(super) fn publish_soon(&mut self) {
+        self.unpublished += 1;
+        if !self.driver_running || self.calls.len() == 1 || self.unpublished >= PUBLISHED_TOGETHER {
+            self.publish();
+        }
+    }
+
+    /// Publishes whatever is staged.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        self.unpublished = 0;
+        self.link.tx.publish();
+    }
+
     fn fragments_through(&mut self, key: usize) {
         if self.fragmenting == Some(key) {
             self.fragmenting = None;
@@ -262,6 +292,7 @@ impl State {
     #[inline]
     pub(super) fn wake_driver(&mut self) {
         if !std::mem::replace(&mut self.driver_awake, true) {
+            self.driver_running = true;
             self.to_wake.extend(self.driver.clone());
         }
     }
