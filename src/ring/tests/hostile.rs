@@ -5,7 +5,8 @@ use crate::layout::{max_body, record_size};
 use crate::ring::{CLOSE, COMMITTED, FILLER, Ready, Record, RingError};
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 use proptest::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// A word that a hostile producer puts somewhere.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +20,10 @@ enum Planted {
         len: u64,
         tag: u32,
     },
-    /// The filler that belongs at that place.
-    FittingFiller,
+    /// The filler that belongs at that place, but for these bits.
+    FittingFiller {
+        but: u64,
+    },
     Uncommitted {
         len: u64,
         tag: u32,
@@ -36,7 +39,9 @@ impl Planted {
             Planted::Any(word) => word,
             Planted::Record { len, tag } => COMMITTED | tagged(len, tag),
             Planted::Filler { len, tag } => COMMITTED | FILLER | tagged(len, tag),
-            Planted::FittingFiller => COMMITTED | FILLER | (capacity - offset - 8) as u64,
+            Planted::FittingFiller { but } => {
+                but ^ (COMMITTED | FILLER | (capacity - offset - 8) as u64)
+            }
             Planted::Uncommitted { len, tag } => tagged(len, tag),
             Planted::Close => CLOSE,
             Planted::Nothing => 0,
@@ -51,7 +56,9 @@ fn any_planted() -> impl Strategy<Value = Planted> {
         2 => any::<u64>().prop_map(Planted::Any),
         20 => (len(), any::<u32>()).prop_map(|(len, tag)| Planted::Record { len, tag }),
         2 => (len(), tag()).prop_map(|(len, tag)| Planted::Filler { len, tag }),
-        4 => Just(Planted::FittingFiller),
+        4 => Just(Planted::FittingFiller { but: 0 }),
+        2 => prop::sample::select(vec![COMMITTED, FILLER, 1, 8, 1 << 32, 1 << 63])
+            .prop_map(|but| Planted::FittingFiller { but }),
         1 => (len(), tag()).prop_map(|(len, tag)| Planted::Uncommitted { len, tag }),
         1 => Just(Planted::Close),
         1 => Just(Planted::Nothing),
@@ -192,6 +199,39 @@ fn walk_over_changing<S: Source>(
     }
 }
 
+/// Memory that counts how often a word of it is looked at.
+struct Counting(HeapSegment, Rc<Cell<usize>>);
+
+impl Source for Counting {
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        self.1.set(self.1.get() + 1);
+        Source::word(&self.0, offset)
+    }
+
+    fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        self.0.copy_out(offset, to);
+    }
+}
+
+#[test]
+fn a_commit_word_is_loaded_once() {
+    let (memory, own, looks) = (HeapSegment::new(64), HeapSegment::new(0), Rc::default());
+    let mut producer = Producer::new(memory.clone(), own.clone(), 64);
+    let mut consumer = Consumer::new(Counting(memory, Rc::clone(&looks)), own, 64);
+    let mut pop = || {
+        let popped = consumer.pop(|record| record.len());
+        (popped, looks.take())
+    };
+    producer.push(1, &[1; 24]).unwrap();
+    producer.push(2, &[2; 8]).unwrap();
+    assert_eq!(pop(), (Ok(Some(24)), 1));
+    assert_eq!(pop(), (Ok(Some(8)), 1));
+    assert_eq!(pop(), (Ok(None), 1));
+    // Behind a filler: its word and the record's.
+    producer.push(3, &[3; 24]).unwrap();
+    assert_eq!(pop(), (Ok(Some(24)), 2));
+}
+
 /// Where a hostile consumer says that it is.
 #[derive(Debug, Clone, Copy)]
 enum Claim {
@@ -276,15 +316,21 @@ proptest! {
         planted in (5..=10_u32).prop_flat_map(|log2| {
             prop::collection::vec(any_planted(), 1 << (log2 - 3))
         }),
+        start in any::<prop::sample::Index>(),
     ) {
         let capacity = planted.len() * 8;
         let memory = HeapSegment::new(capacity);
         let words: Vec<_> =
             (0..).step_by(8).zip(planted).map(|(at, planted)| planted.at(at, capacity)).collect();
+        let mut consumer = Consumer::new(memory.clone(), HeapSegment::new(0), capacity);
+        // The producer is honest up to anywhere in the first lap.
+        for index in 0..start.index(words.len()) {
+            Source::word(&memory, index * 8).store(COMMITTED, Relaxed);
+            prop_assert_eq!(consumer.pop(|record| record.len()), Ok(Some(0)));
+        }
         for (index, word) in words.iter().enumerate() {
             Source::word(&memory, index * 8).store(*word, Relaxed);
         }
-        let mut consumer = Consumer::new(memory, HeapSegment::new(0), capacity);
         // Three laps at most; the words stay, so the same ones come round again.
         for _ in 0..3 * words.len() {
             let ready = match words[consumer.position() as usize % capacity / 8] {

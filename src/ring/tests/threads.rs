@@ -25,6 +25,9 @@ fn length(number: u64, max: usize) -> usize {
     }
 }
 
+/// Times that a side may find nothing to do in a row: some seconds, more if there is load.
+const PATIENCE: u32 = 1 << 22;
+
 /// Sends `count` records through a ring and checks every byte.
 fn transfer<P: Place>(capacity: usize, count: u64) {
     let Ring {
@@ -43,6 +46,7 @@ fn transfer<P: Place>(capacity: usize, count: u64) {
                 }
                 let bytes = body(number, length(number, max));
                 let tag = number as u32;
+                let mut tries = 0;
                 loop {
                     let staged = match number % 3 {
                         0 => producer.stage(tag, &bytes),
@@ -64,6 +68,8 @@ fn transfer<P: Place>(capacity: usize, count: u64) {
                         Ok(()) => break,
                         Err(PushError::Full) => {
                             producer.publish();
+                            tries += 1;
+                            assert!(tries < PATIENCE, "full for ever");
                             thread::yield_now();
                         }
                         Err(error) => panic!("{error}"),
@@ -77,7 +83,9 @@ fn transfer<P: Place>(capacity: usize, count: u64) {
     });
     let mut number = 0;
     let mut bytes = Vec::new();
+    let mut tries = 0;
     loop {
+        let over = producing.is_finished();
         let drained = consumer.drain(usize::MAX, |record| {
             assert_eq!(record.tag(), number as u32);
             bytes.clear();
@@ -90,7 +98,12 @@ fn transfer<P: Place>(capacity: usize, count: u64) {
             if consumer.ready() == Ready::Closed {
                 break;
             }
+            assert!(!over, "the producer gave up");
+            tries += 1;
+            assert!(tries < PATIENCE, "empty for ever");
             thread::yield_now();
+        } else {
+            tries = 0;
         }
         drained.unwrap();
     }
@@ -139,7 +152,7 @@ fn a_consumer_survives_a_producer_that_scribbles() {
     let mut consumer = Consumer::new(view, HeapSegment::new(0), CAPACITY);
     let (mut records, mut refused) = (0, 0);
     let mut bytes = Vec::new();
-    while records < 50_000 || refused < 1_000 {
+    while records < 2_000 || refused < 100 {
         let popped = consumer.pop(|record| {
             bytes.clear();
             record.append_to(0, &mut bytes);
