@@ -14,9 +14,9 @@ use std::io;
 /// Tag of a record of bytes.
 const BYTES: u32 = Tag::of(Kind::Bytes).to_bits();
 
-/// Records of a large write: so many fill the ring. Enough for both sides to copy at the same time
-/// all the time.
-const RECORDS_PER_RING: usize = 8;
+/// Records of a large write: so many fill the ring. A quarter is also what a consumer gives back at
+/// a time; one side copies in while the other copies out.
+const RECORDS_PER_RING: usize = 4;
 
 /// A record is cut at the ring's end, to save the filler, unless less than this would be left of
 /// it.
