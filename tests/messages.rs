@@ -1,5 +1,7 @@
 //! Connections of messages between two processes.
 
+#![cfg(feature = "tokio")]
+
 mod peer;
 
 use nearwire::stream::{Receiver, Sender};

@@ -310,7 +310,7 @@ impl Receiver {
     /// protocol. On an error the buffer's content is unspecified.
     #[inline]
     pub fn recv(&mut self, message: &mut Vec<u8>) -> Result<bool> {
-        Ok(self.receive(message, None, || {})?.is_message())
+        Ok(self.receive(message, None)?.is_message())
     }
 
     /// Receives the next message if it is there. Never blocks. Who does nothing but this in a loop
@@ -330,7 +330,7 @@ impl Receiver {
     pub fn recv_timeout(&mut self, message: &mut Vec<u8>, timeout: Duration) -> Result<Received> {
         // A time that no clock can express is for ever.
         let deadline = Instant::now().checked_add(timeout);
-        self.receive(message, deadline, || {})
+        self.receive(message, deadline)
     }
 
     /// Hands messages to `visit`: waits for the first, then takes what else is there, `max` at
@@ -379,12 +379,10 @@ impl Receiver {
         &mut self,
         message: &mut Vec<u8>,
         deadline: Option<Instant>,
-        before_waiting: impl FnOnce(),
     ) -> Result<Received> {
         if self.half.take(message)? {
             return Ok(Received::Message);
         }
-        before_waiting();
         self.wait_and_receive(message, deadline)
     }
 
