@@ -4,7 +4,7 @@
 //! with its last byte, so nothing is copied twice and nothing is held outside the ring.
 
 use super::open::Open;
-use crate::error::{Error, Result, Violation};
+use crate::error::{Error, Small, Violation};
 use crate::layout::WORD;
 use crate::link::{Record, Rx, Tx, Wanted};
 use crate::proto::frame::{Kind, MAX_PREFIX_LEN, Tag, decode_header};
@@ -38,9 +38,9 @@ impl ByteTx {
     }
 
     /// Writes what there is space for and makes it visible. Zero: the ring is full.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Small<usize> {
         if self.open.is_closed() {
-            return Err(self.open.closed_error());
+            return Err(self.open.closed_error().into());
         }
         let mut written = 0;
         while written < bytes.len() {
@@ -104,7 +104,7 @@ impl ByteRx {
     }
 
     /// Reads what is there, `to` at most. Zero: nothing at the moment, or nothing any more.
-    pub(super) fn read(&mut self, to: &mut [u8]) -> Result<usize> {
+    pub(super) fn read(&mut self, to: &mut [u8]) -> Small<usize> {
         let mut done = 0;
         while done < to.len() && !self.finished {
             let (at, to) = (self.at, &mut to[done..]);
@@ -121,15 +121,15 @@ impl ByteRx {
     }
 
     #[cold]
-    fn take_other(&mut self, other: Result<Kind, String>) -> Result<()> {
+    fn take_other(&mut self, other: Result<Kind, String>) -> Small<()> {
         match other {
             Ok(Kind::Finish) => self.finished = true,
             Ok(Kind::Ping | Kind::Pong | Kind::GoAway) => {}
             Ok(other) => {
                 let text = format!("a {other:?} frame on a byte stream");
-                return Err(self.rx.violated(Violation::Frame(text)));
+                return Err(self.rx.violated(Violation::Frame(text)).into());
             }
-            Err(text) => return Err(self.rx.violated(Violation::Frame(text))),
+            Err(text) => return Err(self.rx.violated(Violation::Frame(text)).into()),
         }
         Ok(())
     }
@@ -143,10 +143,10 @@ impl ByteRx {
     /// The connection is known to be over. What the peer had published before comes first; a look
     /// from before that was known may have been too early.
     #[cold]
-    pub(super) fn read_last(&mut self, to: &mut [u8]) -> Result<usize> {
+    pub(super) fn read_last(&mut self, to: &mut [u8]) -> Small<usize> {
         match self.read(to)? {
             0 if self.is_finished() => Ok(0),
-            0 => Err(self.open.closed_error()),
+            0 => Err(self.open.closed_error().into()),
             count => Ok(count),
         }
     }
@@ -190,10 +190,10 @@ fn other_kind(record: &Record<'_>, at: usize) -> Result<Kind, String> {
 
 /// What a failed read or write is to `std::io`. The peer that finished, or this side, is a broken
 /// pipe; a peer that is gone is a reset.
-pub(super) fn io_error(error: Error) -> io::Error {
+pub(super) fn io_error(error: impl Into<Error>) -> io::Error {
     use crate::error::CloseReason::{Finished, Local};
-    match error {
-        Error::Closed {
+    match error.into() {
+        error @ Error::Closed {
             reason: Finished | Local,
         } => io::Error::new(io::ErrorKind::BrokenPipe, error),
         error => error.into(),

@@ -57,8 +57,11 @@ fn push(tx: &mut Tx, kind: Kind, body: &[u8]) {
     tx.publish();
 }
 
-fn violation<T: std::fmt::Debug>(result: Result<T, Error>, what: &str) {
-    let error = result.unwrap_err();
+fn violation<T: std::fmt::Debug, E: Into<Error> + std::fmt::Debug>(
+    result: Result<T, E>,
+    what: &str,
+) {
+    let error = result.unwrap_err().into();
     let named = matches!(&error, Error::Protocol(Violation::Frame(text)) if text.contains(what));
     assert!(named, "{error}");
 }
