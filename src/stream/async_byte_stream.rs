@@ -118,7 +118,7 @@ impl AsyncByteReader {
                 self.waiter.disarm(self.half.data());
                 return Poll::Ready(Ok(count));
             }
-            if self.half.is_finished() {
+            if self.half.is_finished()? {
                 return Poll::Ready(Ok(0));
             }
             if ready!(self.waiter.poll_wait(cx, self.half.data()))? == Waited::Closed {

@@ -184,7 +184,10 @@ impl AsyncSender {
     /// # Errors
     /// As [`Sender::send`](super::Sender::send).
     pub async fn send(&mut self, message: &[u8]) -> Result<()> {
-        self.stage(Some(message)).await?;
+        coop::consume_budget().await;
+        if self.rest.is_some() || !self.half.stage_plain(message)? {
+            self.stage(Some(message)).await?;
+        }
         self.half.tx.publish();
         Ok(())
     }
@@ -218,8 +221,7 @@ impl AsyncSender {
         let mut count = 0;
         for message in messages {
             let message = message.as_ref();
-            let staged = sender.rest.is_none() && sender.half.stage_plain(message)?;
-            if !staged {
+            if sender.rest.is_some() || !sender.half.stage_plain(message)? {
                 sender.stage(Some(message)).await?;
             }
             count += 1;
@@ -227,7 +229,7 @@ impl AsyncSender {
                 sender.half.tx.publish();
                 publish_at = sender.half.tx.position() + portion;
                 // Other tasks get their turn here if this one has had its share.
-                sender.stage(None).await?;
+                coop::consume_budget().await;
             }
         }
         Ok(count)
@@ -284,13 +286,7 @@ impl AsyncSender {
             sender: self,
             outgoing,
         };
-        poll_fn(|cx| {
-            let coop = ready!(coop::poll_proceed(cx));
-            let staged = ready!(sending.poll(cx));
-            coop.made_progress();
-            Poll::Ready(staged)
-        })
-        .await
+        poll_fn(|cx| sending.poll(cx)).await
     }
 
     /// Stages what a dropped `send` left, as far as there is space. True if nothing is left.

@@ -138,7 +138,7 @@ impl ByteReader {
     #[inline(never)]
     fn wait_and_read(&mut self, to: &mut [u8]) -> Small<usize> {
         loop {
-            if self.half.is_finished() {
+            if self.half.is_finished()? {
                 return Ok(0);
             }
             if self.waiter.wait(self.half.data(), None)? == Waited::Closed {

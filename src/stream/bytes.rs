@@ -3,7 +3,7 @@
 //! The records' boundaries mean nothing. A record is read piece by piece, in place, and consumed
 //! with its last byte, so nothing is copied twice and nothing is held outside the ring.
 
-use super::open::Open;
+use super::open::{Open, Progress};
 use crate::error::{Error, Small, Violation};
 use crate::layout::WORD;
 use crate::link::{Record, Rx, Tx, Wanted};
@@ -83,14 +83,13 @@ pub(super) struct ByteRx {
     pub(super) open: Open,
     /// Bytes of the current record that were read.
     pub(super) at: usize,
-    /// The peer has finished and everything was read.
-    finished: bool,
+    progress: Progress,
 }
 
 /// What a look at the current record brought.
 enum Read {
     Bytes { count: usize, at: usize },
-    Other(Result<Kind, String>),
+    Other,
 }
 
 impl ByteRx {
@@ -99,45 +98,67 @@ impl ByteRx {
             rx,
             open,
             at: 0,
-            finished: false,
+            progress: Progress::Open,
         }
     }
 
     /// Reads what is there, `to` at most. Zero: nothing at the moment, or nothing any more.
+    ///
+    /// # Errors
+    /// A violation, when everything before it was read.
     pub(super) fn read(&mut self, to: &mut [u8]) -> Small<usize> {
         let mut done = 0;
-        while done < to.len() && !self.finished {
+        while done < to.len() && self.progress == Progress::Open {
             let (at, to) = (self.at, &mut to[done..]);
-            match self.rx.pop_if(|record| read_record(&record, at, to))? {
-                None => break,
-                Some(Read::Bytes { count, at }) => {
+            match self.rx.pop_if(|record| read_record(&record, at, to)) {
+                Ok(None) => break,
+                Ok(Some(Read::Bytes { count, at })) => {
                     done += count;
                     self.at = at;
                 }
-                Some(Read::Other(other)) => self.take_other(other)?,
+                // What was read so far is given first.
+                _ if done > 0 => break,
+                Ok(Some(Read::Other)) => self.take_other()?,
+                Err(error) => {
+                    self.progress = Progress::Broken;
+                    return Err(error);
+                }
             }
         }
         Ok(done)
     }
 
+    /// Takes whatever is there but bytes; the record is looked at anew.
     #[cold]
-    fn take_other(&mut self, other: Result<Kind, String>) -> Small<()> {
-        match other {
-            Ok(Kind::Finish) => self.finished = true,
-            Ok(Kind::Ping | Kind::Pong | Kind::GoAway) => {}
-            Ok(other) => {
-                let text = format!("a {other:?} frame on a byte stream");
-                return Err(self.rx.violated(Violation::Frame(text)).into());
+    #[inline(never)]
+    fn take_other(&mut self) -> Small<()> {
+        let at = self.at;
+        let text = match self.rx.pop(|record| kind_of(&record, at))? {
+            None | Some(Ok(Kind::Ping | Kind::Pong | Kind::GoAway)) => return Ok(()),
+            Some(Ok(Kind::Finish)) => {
+                self.progress = Progress::Finished;
+                return Ok(());
             }
-            Err(text) => return Err(self.rx.violated(Violation::Frame(text)).into()),
-        }
-        Ok(())
+            Some(Ok(other)) => format!("a {other:?} frame on a byte stream"),
+            Some(Err(text)) => text,
+        };
+        self.progress = Progress::Broken;
+        Err(self.rx.violated(Violation::Frame(text)).into())
     }
 
     /// Whether nothing will come any more, asked when there is nothing to read.
-    pub(super) fn is_finished(&mut self) -> bool {
-        self.finished = self.finished || self.rx.ready() == Ready::Closed;
-        self.finished
+    ///
+    /// # Errors
+    /// An earlier violation.
+    pub(super) fn is_finished(&mut self) -> Small<bool> {
+        match self.progress {
+            Progress::Finished => return Ok(true),
+            Progress::Broken => return Err(self.open.closed_error().into()),
+            Progress::Open if self.rx.ready() != Ready::Closed => return Ok(false),
+            Progress::Open => {}
+        }
+        self.progress = Progress::Finished;
+        Ok(true)
     }
 
     /// The connection is known to be over. What the peer had published before comes first; a look
@@ -145,7 +166,7 @@ impl ByteRx {
     #[cold]
     pub(super) fn read_last(&mut self, to: &mut [u8]) -> Small<usize> {
         match self.read(to)? {
-            0 if self.is_finished() => Ok(0),
+            0 if self.is_finished()? => Ok(0),
             0 => Err(self.open.closed_error().into()),
             count => Ok(count),
         }
@@ -165,7 +186,7 @@ impl ByteRx {
 fn read_record(record: &Record<'_>, at: usize, to: &mut [u8]) -> (Read, bool) {
     // The upper half of the tag is of no meaning here.
     if record.tag() as u16 != BYTES as u16 || record.len() <= at {
-        return (Read::Other(other_kind(record, at)), true);
+        return (Read::Other, false);
     }
     let count = to.len().min(record.len() - at);
     record.read(at, &mut to[..count]);
@@ -175,9 +196,8 @@ fn read_record(record: &Record<'_>, at: usize, to: &mut [u8]) -> (Read, bool) {
     (Read::Bytes { count, at }, consumed)
 }
 
-#[cold]
-#[inline(never)]
-fn other_kind(record: &Record<'_>, at: usize) -> Result<Kind, String> {
+/// What a record is that does not look like bytes that go on at `at`.
+fn kind_of(record: &Record<'_>, at: usize) -> Result<Kind, String> {
     if at > 0 {
         return Err("a record that changed while it was read".to_owned());
     }

@@ -1,6 +1,6 @@
 //! Messages to records and back, without waiting: what blocking and async connections share.
 
-use super::open::Open;
+use super::open::{Open, Progress};
 use crate::error::{CloseReason, Error, Result, Small, Violation};
 use crate::link::{Outgoing, Rx, Tx, Wanted, take_any, whole_max};
 use crate::proto::frame::{Header, Kind, Tag};
@@ -129,8 +129,7 @@ pub(super) struct MessageRx {
     reassembly: Reassembly,
     /// The largest message that this side takes.
     limit: usize,
-    /// The peer has finished and everything was taken.
-    finished: bool,
+    progress: Progress,
     /// Looks in a row at an empty ring.
     vain_looks: u32,
 }
@@ -143,7 +142,7 @@ impl MessageRx {
             open,
             reassembly: Reassembly::new(limit),
             limit,
-            finished: false,
+            progress: Progress::Open,
             vain_looks: 0,
         }
     }
@@ -152,7 +151,7 @@ impl MessageRx {
     /// message in one piece is copied once, from the ring to there.
     #[inline(always)]
     pub(super) fn take(&mut self, message: &mut Vec<u8>) -> Small<bool> {
-        while !self.finished {
+        while self.progress == Progress::Open {
             let (in_progress, limit) = (self.reassembly.in_progress().is_some(), self.limit);
             let plain = self.rx.pop_if(|record| {
                 // The upper half of the tag is of no meaning here.
@@ -163,14 +162,18 @@ impl MessageRx {
                 message.clear();
                 record.append_to(0, message);
                 (true, true)
-            })?;
+            });
             match plain {
-                Some(true) => return Ok(true),
-                None => return Ok(false),
-                Some(false) => {
+                Ok(Some(true)) => return Ok(true),
+                Ok(None) => return Ok(false),
+                Ok(Some(false)) => {
                     if self.take_other(message)? {
                         return Ok(true);
                     }
+                }
+                Err(error) => {
+                    self.progress = Progress::Broken;
+                    return Err(error);
                 }
             }
         }
@@ -184,8 +187,11 @@ impl MessageRx {
     fn take_other(&mut self, message: &mut Vec<u8>) -> Small<bool> {
         let reassembly = &mut self.reassembly;
         let taken = self.rx.pop(|record| take_any(&record, reassembly))?;
-        let whole = taken.transpose().map_err(|v| self.rx.violated(v))?;
-        let Some(Message { header, payload }) = whole.flatten() else {
+        let whole = match taken.transpose() {
+            Ok(whole) => whole.flatten(),
+            Err(violation) => return Err(self.violated(violation)),
+        };
+        let Some(Message { header, payload }) = whole else {
             return Ok(false);
         };
         match header.kind {
@@ -196,30 +202,40 @@ impl MessageRx {
                 Ok(true)
             }
             Kind::Finish => {
-                self.finished = true;
+                self.progress = Progress::Finished;
                 Ok(false)
             }
             Kind::Ping | Kind::Pong | Kind::GoAway => Ok(false),
             other => {
                 let text = format!("a {other:?} frame on a connection of messages");
-                Err(self.rx.violated(Violation::Frame(text)).into())
+                Err(self.violated(Violation::Frame(text)))
             }
         }
+    }
+
+    #[cold]
+    fn violated(&mut self, violation: Violation) -> Box<Error> {
+        self.progress = Progress::Broken;
+        self.rx.violated(violation).into()
     }
 
     /// Whether nothing will come any more, asked when there is nothing to take.
     ///
     /// # Errors
-    /// A violation, if the end came in the middle of a message.
+    /// A violation, also an earlier one, or an end in the middle of a message.
     pub(super) fn is_finished(&mut self) -> Small<bool> {
-        if !self.finished && self.rx.ready() == Ready::Closed {
-            if self.reassembly.in_progress().is_some() {
-                let text = "the end came in the middle of a message".to_owned();
-                return Err(self.rx.violated(Violation::Frame(text)).into());
-            }
-            self.finished = true;
+        match self.progress {
+            Progress::Finished => return Ok(true),
+            Progress::Broken => return Err(self.open.closed_error().into()),
+            Progress::Open if self.rx.ready() != Ready::Closed => return Ok(false),
+            Progress::Open => {}
         }
-        Ok(self.finished)
+        if self.reassembly.in_progress().is_some() {
+            let text = "the end came in the middle of a message".to_owned();
+            return Err(self.violated(Violation::Frame(text)));
+        }
+        self.progress = Progress::Finished;
+        Ok(true)
     }
 
     /// Takes what is there, or says why there is nothing.
