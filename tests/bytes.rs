@@ -1,5 +1,7 @@
 //! Byte streams between two processes.
 
+#![cfg(feature = "tokio")]
+
 mod peer;
 
 use nearwire::{AsyncByteStream, ByteListener, ByteStream, ClientBuilder, Spin};

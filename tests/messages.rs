@@ -1,5 +1,7 @@
 //! Connections of messages between two processes.
 
+#![cfg(feature = "tokio")]
+
 mod peer;
 
 use nearwire::stream::{Receiver, Sender};
@@ -125,14 +127,9 @@ fn peer_process() {
             assert!(!connection.recv(&mut message).unwrap());
             assert!(!connection.recv(&mut message).unwrap());
         }
-        "echo in Tokio" => {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let mut connection = AsyncConnection::connect(&name).await.unwrap();
-                let mut message = Vec::new();
-                while connection.recv(&mut message).await.unwrap() {
-                    connection.send(&message).await.unwrap();
-                }
-            });
+        "echo in Tokio" => echo_in_tokio(&ClientBuilder::new(), &name),
+        "echo in Tokio, sleeping, over the smallest rings" => {
+            echo_in_tokio(&ClientBuilder::new().spin(Spin::NEVER).ring(4096), &name);
         }
         other => panic!("no role {other:?}"),
     }
@@ -143,6 +140,16 @@ fn echo(mut connection: Connection) {
     while connection.recv(&mut message).unwrap() {
         connection.send(&message).unwrap();
     }
+}
+
+fn echo_in_tokio(settings: &ClientBuilder, name: &str) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut connection = settings.connect_messages(name).await.unwrap();
+        let mut message = Vec::new();
+        while connection.recv(&mut message).await.unwrap() {
+            connection.send(&message).await.unwrap();
+        }
+    });
 }
 
 /// A listener's end of a connection to the other process.
@@ -542,6 +549,7 @@ fn an_idle_connection_costs_nothing() {
             before = now;
             assert!(Instant::now() < deadline, "{role}: never asleep");
         }
+        assert!(before > 0, "{role}: the system counts no time");
         std::thread::sleep(Duration::from_millis(700));
         assert_eq!(
             peer.cpu_time(),
@@ -551,26 +559,60 @@ fn an_idle_connection_costs_nothing() {
     }
 }
 
+/// Both halves asleep much of the time, on one doorbell.
 #[test]
 fn two_threads_share_a_connection() {
-    const COUNT: u64 = 20_000;
-    let place = Place::new();
-    let (peer, connection) = accepted(&place, "echo", Spin::default());
-    let (mut sender, mut receiver) = connection.split();
-    let sending = std::thread::spawn(move || {
+    const COUNT: u64 = 10_000;
+    for (role, spin) in [
+        ("echo", Spin::default()),
+        ("echo over the smallest rings", Spin::NEVER),
+    ] {
+        let place = Place::new();
+        let (peer, connection) = accepted(&place, role, spin);
+        let (mut sender, mut receiver) = connection.split();
+        let sending = std::thread::spawn(move || {
+            for n in 0..COUNT {
+                sender.send(&pattern(n, (n % 500) as usize)).unwrap();
+            }
+        });
+        let mut message = Vec::new();
         for n in 0..COUNT {
-            sender.send(&pattern(n, (n % 500) as usize)).unwrap();
+            assert!(receiver.recv(&mut message).unwrap());
+            assert!(message == pattern(n, (n % 500) as usize), "message {n}");
         }
+        // The sender is dropped: this direction is finished and the other process ends its own.
+        sending.join().unwrap();
+        assert!(!receiver.recv(&mut message).unwrap());
+        peer.join();
+    }
+}
+
+#[tokio::test]
+async fn tasks_that_always_sleep_miss_no_wakeup() {
+    const COUNT: u64 = 5_000;
+    let place = Place::new();
+    let listener = Listener::builder()
+        .spin(Spin::NEVER)
+        .bind(&place.name())
+        .unwrap();
+    let peer = place.start("echo in Tokio, sleeping, over the smallest rings");
+    let connection = listener.accept_async().await.unwrap();
+    let (mut sender, mut receiver) = connection.split();
+    let sending = tokio::spawn(async move {
+        for n in 0..COUNT {
+            sender.send(&pattern(n, (n % 700) as usize)).await.unwrap();
+        }
+        sender.wait_stats()
     });
     let mut message = Vec::new();
     for n in 0..COUNT {
-        assert!(receiver.recv(&mut message).unwrap());
-        assert!(message == pattern(n, (n % 500) as usize), "message {n}");
+        assert!(receiver.recv(&mut message).await.unwrap());
+        assert!(message == pattern(n, (n % 700) as usize), "message {n}");
     }
-    // The sender is dropped: this direction is finished and the other process ends its own.
-    sending.join().unwrap();
-    assert!(!receiver.recv(&mut message).unwrap());
-    peer.join();
+    let stats = sending.await.unwrap();
+    assert!(stats.sleeps > 0 && receiver.wait_stats().sleeps > 0);
+    assert!(!receiver.recv(&mut message).await.unwrap());
+    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -739,6 +781,7 @@ fn a_listener_has_limits_and_says_so() {
     refused("2 connections wait");
     let accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
     let _three = connect().unwrap();
+    let _accepted = listener.accept().unwrap();
     assert_eq!(listener.connections(), 3);
     refused("3 connections");
     // A place becomes free when a connection's last half is dropped.

@@ -3,7 +3,7 @@
 use super::bytes::{ByteRx, ByteTx, io_error};
 use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
-use crate::error::{Identity, Result};
+use crate::error::{Identity, Result, Small};
 use crate::link::{AsyncWaiter, Link, Waited};
 use crate::settings::Spin;
 use std::io;
@@ -111,14 +111,14 @@ impl AsyncByteReader {
         WaitStats::new(self.half.rx.rings(), waiter.sleeps(), waiter.spins())
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>, to: &mut [u8]) -> Poll<Result<usize>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, to: &mut [u8]) -> Poll<Small<usize>> {
         loop {
             let count = self.half.read(to)?;
             if count > 0 {
                 self.waiter.disarm(self.half.data());
                 return Poll::Ready(Ok(count));
             }
-            if self.half.is_finished() {
+            if self.half.is_finished()? {
                 return Poll::Ready(Ok(0));
             }
             if ready!(self.waiter.poll_wait(cx, self.half.data()))? == Waited::Closed {
@@ -157,7 +157,7 @@ impl AsyncByteWriter {
         WaitStats::new(self.half.tx.rings(), waiter.sleeps(), waiter.spins())
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Small<usize>> {
         loop {
             let count = self.half.write(bytes)?;
             if count > 0 {
@@ -166,7 +166,7 @@ impl AsyncByteWriter {
             }
             let space = self.half.space(bytes.len());
             if ready!(self.waiter.poll_wait(cx, space))? == Waited::Closed {
-                return Poll::Ready(Err(self.half.open.closed_error()));
+                return Poll::Ready(Err(self.half.open.closed_error().into()));
             }
         }
     }

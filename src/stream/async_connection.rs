@@ -3,7 +3,7 @@
 use super::messages::{MessageRx, MessageTx, Received};
 use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
-use crate::error::{Identity, Result};
+use crate::error::{Identity, Result, Small};
 use crate::link::{AsyncWaiter, Link, Outgoing, Waited};
 use crate::settings::Spin;
 use std::future::poll_fn;
@@ -184,7 +184,10 @@ impl AsyncSender {
     /// # Errors
     /// As [`Sender::send`](super::Sender::send).
     pub async fn send(&mut self, message: &[u8]) -> Result<()> {
-        self.stage(Some(message)).await?;
+        coop::consume_budget().await;
+        if self.rest.is_some() || !self.half.stage_plain(message)? {
+            self.stage(Some(message)).await?;
+        }
         self.half.tx.publish();
         Ok(())
     }
@@ -218,8 +221,7 @@ impl AsyncSender {
         let mut count = 0;
         for message in messages {
             let message = message.as_ref();
-            let staged = sender.rest.is_none() && sender.half.stage_plain(message)?;
-            if !staged {
+            if sender.rest.is_some() || !sender.half.stage_plain(message)? {
                 sender.stage(Some(message)).await?;
             }
             count += 1;
@@ -227,7 +229,7 @@ impl AsyncSender {
                 sender.half.tx.publish();
                 publish_at = sender.half.tx.position() + portion;
                 // Other tasks get their turn here if this one has had its share.
-                sender.stage(None).await?;
+                coop::consume_budget().await;
             }
         }
         Ok(count)
@@ -278,23 +280,17 @@ impl AsyncSender {
     }
 
     /// Stages what a dropped `send` left, and then a message. Waits while there is no space.
-    async fn stage(&mut self, message: Option<&[u8]>) -> Result<()> {
+    async fn stage(&mut self, message: Option<&[u8]>) -> Small<()> {
         let outgoing = message.map(|m| self.half.outgoing(m)).transpose()?;
         let mut sending = Sending {
             sender: self,
             outgoing,
         };
-        poll_fn(|cx| {
-            let coop = ready!(coop::poll_proceed(cx));
-            let staged = ready!(sending.poll(cx));
-            coop.made_progress();
-            Poll::Ready(staged)
-        })
-        .await
+        poll_fn(|cx| sending.poll(cx)).await
     }
 
     /// Stages what a dropped `send` left, as far as there is space. True if nothing is left.
-    fn stage_rest(&mut self) -> Result<bool> {
+    fn stage_rest(&mut self) -> Small<bool> {
         if let Some(rest) = &mut self.rest {
             if !rest.stage(&mut self.half.tx)? {
                 return Ok(false);
@@ -331,7 +327,7 @@ struct Sending<'s, 'm> {
 
 impl Sending<'_, '_> {
     /// Ready when everything is staged.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Small<()>> {
         let polled = self.poll_staged(cx);
         if let Poll::Ready(Err(_)) = polled
             && self.sender.rest.is_none()
@@ -342,11 +338,11 @@ impl Sending<'_, '_> {
         polled
     }
 
-    fn poll_staged(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_staged(&mut self, cx: &mut Context<'_>) -> Poll<Small<()>> {
         loop {
             let sender = &mut *self.sender;
             if sender.half.open.is_closed() {
-                return Poll::Ready(Err(sender.half.open.closed_error()));
+                return Poll::Ready(Err(sender.half.open.closed_error().into()));
             }
             let next_len = if !sender.stage_rest()? {
                 sender.rest.as_ref().map_or(0, Outgoing::next_len)
@@ -362,7 +358,7 @@ impl Sending<'_, '_> {
             sender.half.tx.publish();
             let space = sender.half.space(next_len);
             if ready!(sender.waiter.poll_wait(cx, space))? == Waited::Closed {
-                return Poll::Ready(Err(sender.half.open.closed_error()));
+                return Poll::Ready(Err(sender.half.open.closed_error().into()));
             }
         }
     }
@@ -395,7 +391,7 @@ impl AsyncReceiver {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn try_recv(&mut self, message: &mut Vec<u8>) -> Result<Received> {
-        self.half.try_take(message)
+        Ok(self.half.try_take(message)?)
     }
 
     /// Hands messages to `visit`: waits for the first, then takes what else is there, `max` at
@@ -437,7 +433,7 @@ impl AsyncReceiver {
         &mut self,
         cx: &mut Context<'_>,
         message: &mut Vec<u8>,
-    ) -> Poll<Result<Received>> {
+    ) -> Poll<Small<Received>> {
         let coop = ready!(coop::poll_proceed(cx));
         loop {
             if self.half.take(message)? {

@@ -3,7 +3,7 @@
 use super::bytes::{ByteRx, ByteTx, io_error};
 use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
-use crate::error::{Identity, Result};
+use crate::error::{Identity, Result, Small};
 use crate::link::{Link, Waited, Waiter};
 use crate::settings::Spin;
 use std::io::{self, Read, Write};
@@ -136,9 +136,9 @@ impl ByteReader {
 
     #[cold]
     #[inline(never)]
-    fn wait_and_read(&mut self, to: &mut [u8]) -> Result<usize> {
+    fn wait_and_read(&mut self, to: &mut [u8]) -> Small<usize> {
         loop {
-            if self.half.is_finished() {
+            if self.half.is_finished()? {
                 return Ok(0);
             }
             if self.waiter.wait(self.half.data(), None)? == Waited::Closed {
@@ -184,11 +184,11 @@ impl ByteWriter {
 
     #[cold]
     #[inline(never)]
-    fn wait_and_write(&mut self, bytes: &[u8]) -> Result<usize> {
+    fn wait_and_write(&mut self, bytes: &[u8]) -> Small<usize> {
         loop {
             let space = self.half.space(bytes.len());
             if self.waiter.wait(space, None)? == Waited::Closed {
-                return Err(self.half.open.closed_error());
+                return Err(self.half.open.closed_error().into());
             }
             let count = self.half.write(bytes)?;
             if count > 0 {

@@ -3,8 +3,8 @@
 //! The records' boundaries mean nothing. A record is read piece by piece, in place, and consumed
 //! with its last byte, so nothing is copied twice and nothing is held outside the ring.
 
-use super::open::Open;
-use crate::error::{Error, Result, Violation};
+use super::open::{Open, Progress};
+use crate::error::{Error, Small, Violation};
 use crate::layout::WORD;
 use crate::link::{Record, Rx, Tx, Wanted};
 use crate::proto::frame::{Kind, MAX_PREFIX_LEN, Tag, decode_header};
@@ -14,9 +14,9 @@ use std::io;
 /// Tag of a record of bytes.
 const BYTES: u32 = Tag::of(Kind::Bytes).to_bits();
 
-/// Records of a large write: so many fill the ring. Enough for both sides to copy at the same time
-/// all the time.
-const RECORDS_PER_RING: usize = 8;
+/// Records of a large write: so many fill the ring. A quarter is also what a consumer gives back at
+/// a time; one side copies in while the other copies out.
+const RECORDS_PER_RING: usize = 4;
 
 /// A record is cut at the ring's end, to save the filler, unless less than this would be left of
 /// it.
@@ -38,9 +38,9 @@ impl ByteTx {
     }
 
     /// Writes what there is space for and makes it visible. Zero: the ring is full.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Small<usize> {
         if self.open.is_closed() {
-            return Err(self.open.closed_error());
+            return Err(self.open.closed_error().into());
         }
         let mut written = 0;
         while written < bytes.len() {
@@ -83,14 +83,13 @@ pub(super) struct ByteRx {
     pub(super) open: Open,
     /// Bytes of the current record that were read.
     pub(super) at: usize,
-    /// The peer has finished and everything was read.
-    finished: bool,
+    progress: Progress,
 }
 
 /// What a look at the current record brought.
 enum Read {
     Bytes { count: usize, at: usize },
-    Other(Result<Kind, String>),
+    Other,
 }
 
 impl ByteRx {
@@ -99,54 +98,76 @@ impl ByteRx {
             rx,
             open,
             at: 0,
-            finished: false,
+            progress: Progress::Open,
         }
     }
 
     /// Reads what is there, `to` at most. Zero: nothing at the moment, or nothing any more.
-    pub(super) fn read(&mut self, to: &mut [u8]) -> Result<usize> {
+    ///
+    /// # Errors
+    /// A violation, when everything before it was read.
+    pub(super) fn read(&mut self, to: &mut [u8]) -> Small<usize> {
         let mut done = 0;
-        while done < to.len() && !self.finished {
+        while done < to.len() && self.progress == Progress::Open {
             let (at, to) = (self.at, &mut to[done..]);
-            match self.rx.pop_if(|record| read_record(&record, at, to))? {
-                None => break,
-                Some(Read::Bytes { count, at }) => {
+            match self.rx.pop_if(|record| read_record(&record, at, to)) {
+                Ok(None) => break,
+                Ok(Some(Read::Bytes { count, at })) => {
                     done += count;
                     self.at = at;
                 }
-                Some(Read::Other(other)) => self.take_other(other)?,
+                // What was read so far is given first.
+                _ if done > 0 => break,
+                Ok(Some(Read::Other)) => self.take_other()?,
+                Err(error) => {
+                    self.progress = Progress::Broken;
+                    return Err(error);
+                }
             }
         }
         Ok(done)
     }
 
+    /// Takes whatever is there but bytes; the record is looked at anew.
     #[cold]
-    fn take_other(&mut self, other: Result<Kind, String>) -> Result<()> {
-        match other {
-            Ok(Kind::Finish) => self.finished = true,
-            Ok(Kind::Ping | Kind::Pong | Kind::GoAway) => {}
-            Ok(other) => {
-                let text = format!("a {other:?} frame on a byte stream");
-                return Err(self.rx.violated(Violation::Frame(text)));
+    #[inline(never)]
+    fn take_other(&mut self) -> Small<()> {
+        let at = self.at;
+        let text = match self.rx.pop(|record| kind_of(&record, at))? {
+            None | Some(Ok(Kind::Ping | Kind::Pong | Kind::GoAway)) => return Ok(()),
+            Some(Ok(Kind::Finish)) => {
+                self.progress = Progress::Finished;
+                return Ok(());
             }
-            Err(text) => return Err(self.rx.violated(Violation::Frame(text))),
-        }
-        Ok(())
+            Some(Ok(other)) => format!("a {other:?} frame on a byte stream"),
+            Some(Err(text)) => text,
+        };
+        self.progress = Progress::Broken;
+        Err(self.rx.violated(Violation::Frame(text)).into())
     }
 
     /// Whether nothing will come any more, asked when there is nothing to read.
-    pub(super) fn is_finished(&mut self) -> bool {
-        self.finished = self.finished || self.rx.ready() == Ready::Closed;
-        self.finished
+    ///
+    /// # Errors
+    /// An earlier violation.
+    pub(super) fn is_finished(&mut self) -> Small<bool> {
+        match self.progress {
+            Progress::Finished => return Ok(true),
+            Progress::Broken => return Err(self.open.closed_error().into()),
+            Progress::Open if self.rx.ready() != Ready::Closed => return Ok(false),
+            Progress::Open => {}
+        }
+        self.progress = Progress::Finished;
+        Ok(true)
     }
 
     /// The connection is known to be over. What the peer had published before comes first; a look
     /// from before that was known may have been too early.
     #[cold]
-    pub(super) fn read_last(&mut self, to: &mut [u8]) -> Result<usize> {
+    pub(super) fn read_last(&mut self, to: &mut [u8]) -> Small<usize> {
         match self.read(to)? {
-            0 if self.is_finished() => Ok(0),
-            0 => Err(self.open.closed_error()),
+            0 if self.is_finished()? => Ok(0),
+            0 => Err(self.open.closed_error().into()),
             count => Ok(count),
         }
     }
@@ -165,7 +186,7 @@ impl ByteRx {
 fn read_record(record: &Record<'_>, at: usize, to: &mut [u8]) -> (Read, bool) {
     // The upper half of the tag is of no meaning here.
     if record.tag() as u16 != BYTES as u16 || record.len() <= at {
-        return (Read::Other(other_kind(record, at)), true);
+        return (Read::Other, false);
     }
     let count = to.len().min(record.len() - at);
     record.read(at, &mut to[..count]);
@@ -175,9 +196,8 @@ fn read_record(record: &Record<'_>, at: usize, to: &mut [u8]) -> (Read, bool) {
     (Read::Bytes { count, at }, consumed)
 }
 
-#[cold]
-#[inline(never)]
-fn other_kind(record: &Record<'_>, at: usize) -> Result<Kind, String> {
+/// What a record is that does not look like bytes that go on at `at`.
+fn kind_of(record: &Record<'_>, at: usize) -> Result<Kind, String> {
     if at > 0 {
         return Err("a record that changed while it was read".to_owned());
     }
@@ -190,10 +210,10 @@ fn other_kind(record: &Record<'_>, at: usize) -> Result<Kind, String> {
 
 /// What a failed read or write is to `std::io`. The peer that finished, or this side, is a broken
 /// pipe; a peer that is gone is a reset.
-pub(super) fn io_error(error: Error) -> io::Error {
+pub(super) fn io_error(error: impl Into<Error>) -> io::Error {
     use crate::error::CloseReason::{Finished, Local};
-    match error {
-        Error::Closed {
+    match error.into() {
+        error @ Error::Closed {
             reason: Finished | Local,
         } => io::Error::new(io::ErrorKind::BrokenPipe, error),
         error => error.into(),

@@ -3,7 +3,7 @@
 use super::messages::{MessageRx, MessageTx, Received};
 use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
-use crate::error::{Identity, Result};
+use crate::error::{Identity, Result, Small};
 use crate::link::{Link, Outgoing, Waited, Waiter};
 use crate::settings::Spin;
 use std::time::{Duration, Instant};
@@ -216,14 +216,15 @@ impl Sender {
         let mut count = 0;
         let outcome = self.stage_batch(messages, &mut count);
         self.half.tx.publish();
-        outcome.map(|()| count)
+        outcome?;
+        Ok(count)
     }
 
     fn stage_batch<M: AsRef<[u8]>>(
         &mut self,
         messages: impl IntoIterator<Item = M>,
         count: &mut usize,
-    ) -> Result<()> {
+    ) -> Small<()> {
         // So that the peer receives while the rest is being staged.
         let portion = self.half.tx.capacity() as u64 / 4;
         let mut publish_at = self.half.tx.position() + portion;
@@ -271,7 +272,7 @@ impl Sender {
     /// A message that needs several records, or finds the ring full.
     #[cold]
     #[inline(never)]
-    fn stage_slowly(&mut self, message: &[u8]) -> Result<()> {
+    fn stage_slowly(&mut self, message: &[u8]) -> Small<()> {
         let mut outgoing = self.half.outgoing(message)?;
         let staged = self.stage_waiting(&mut outgoing);
         if staged.is_err() && outgoing.has_begun() {
@@ -280,13 +281,13 @@ impl Sender {
         staged
     }
 
-    fn stage_waiting(&mut self, outgoing: &mut Outgoing<&[u8]>) -> Result<()> {
+    fn stage_waiting(&mut self, outgoing: &mut Outgoing<&[u8]>) -> Small<()> {
         while !outgoing.stage(&mut self.half.tx)? {
             self.half.tx.publish();
             let space = self.half.space(outgoing.next_len());
             let waited = self.waiter.wait(space, None)?;
             if waited != Waited::Ready || self.half.open.is_closed() {
-                return Err(self.half.open.closed_error());
+                return Err(self.half.open.closed_error().into());
             }
         }
         Ok(())
@@ -310,7 +311,7 @@ impl Receiver {
     /// protocol. On an error the buffer's content is unspecified.
     #[inline]
     pub fn recv(&mut self, message: &mut Vec<u8>) -> Result<bool> {
-        Ok(self.receive(message, None, || {})?.is_message())
+        Ok(self.receive(message, None)?.is_message())
     }
 
     /// Receives the next message if it is there. Never blocks. Who does nothing but this in a loop
@@ -320,7 +321,7 @@ impl Receiver {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn try_recv(&mut self, message: &mut Vec<u8>) -> Result<Received> {
-        self.half.try_take(message)
+        Ok(self.half.try_take(message)?)
     }
 
     /// Receives the next message. Blocks for `timeout` at most.
@@ -330,7 +331,7 @@ impl Receiver {
     pub fn recv_timeout(&mut self, message: &mut Vec<u8>, timeout: Duration) -> Result<Received> {
         // A time that no clock can express is for ever.
         let deadline = Instant::now().checked_add(timeout);
-        self.receive(message, deadline, || {})
+        Ok(self.receive(message, deadline)?)
     }
 
     /// Hands messages to `visit`: waits for the first, then takes what else is there, `max` at
@@ -375,16 +376,10 @@ impl Receiver {
     }
 
     #[inline(always)]
-    fn receive(
-        &mut self,
-        message: &mut Vec<u8>,
-        deadline: Option<Instant>,
-        before_waiting: impl FnOnce(),
-    ) -> Result<Received> {
+    fn receive(&mut self, message: &mut Vec<u8>, deadline: Option<Instant>) -> Small<Received> {
         if self.half.take(message)? {
             return Ok(Received::Message);
         }
-        before_waiting();
         self.wait_and_receive(message, deadline)
     }
 
@@ -392,7 +387,7 @@ impl Receiver {
         &mut self,
         message: &mut Vec<u8>,
         deadline: Option<Instant>,
-    ) -> Result<Received> {
+    ) -> Small<Received> {
         loop {
             if self.half.is_finished()? {
                 return Ok(Received::Finished);

@@ -1,7 +1,7 @@
 //! Messages to records and back, without waiting: what blocking and async connections share.
 
-use super::open::Open;
-use crate::error::{CloseReason, Error, Result, Violation};
+use super::open::{Open, Progress};
+use crate::error::{CloseReason, Error, Result, Small, Violation};
 use crate::link::{Outgoing, Rx, Tx, Wanted, take_any, whole_max};
 use crate::proto::frame::{Header, Kind, Tag};
 use crate::proto::reassembly::{Message, Reassembly};
@@ -58,9 +58,9 @@ impl MessageTx {
     /// Stages a message that fits into one record. False: too long for that, or no space at the
     /// moment.
     #[inline(always)]
-    pub(super) fn stage_plain(&mut self, message: &[u8]) -> Result<bool> {
+    pub(super) fn stage_plain(&mut self, message: &[u8]) -> Small<bool> {
         if self.open.is_closed() {
-            return Err(self.open.closed_error());
+            return Err(self.open.closed_error().into());
         }
         Ok(message.len() <= self.plain_max && self.tx.stage(MESSAGE, message)?)
     }
@@ -129,8 +129,7 @@ pub(super) struct MessageRx {
     reassembly: Reassembly,
     /// The largest message that this side takes.
     limit: usize,
-    /// The peer has finished and everything was taken.
-    finished: bool,
+    progress: Progress,
     /// Looks in a row at an empty ring.
     vain_looks: u32,
 }
@@ -143,7 +142,7 @@ impl MessageRx {
             open,
             reassembly: Reassembly::new(limit),
             limit,
-            finished: false,
+            progress: Progress::Open,
             vain_looks: 0,
         }
     }
@@ -151,48 +150,48 @@ impl MessageRx {
     /// Takes the next message, if it is there, into `message`, whose content it replaces. A
     /// message in one piece is copied once, from the ring to there.
     #[inline(always)]
-    pub(super) fn take(&mut self, message: &mut Vec<u8>) -> Result<bool> {
-        while !self.finished {
-            let (reassembly, limit) = (&mut self.reassembly, self.limit);
-            // Aside, for it is large: as the visit's result it would be moved about each time.
-            let mut other = None;
-            let plain = self.rx.pop(|record| {
+    pub(super) fn take(&mut self, message: &mut Vec<u8>) -> Small<bool> {
+        while self.progress == Progress::Open {
+            let (in_progress, limit) = (self.reassembly.in_progress().is_some(), self.limit);
+            let plain = self.rx.pop_if(|record| {
                 // The upper half of the tag is of no meaning here.
-                let plain = record.tag() as u16 == MESSAGE as u16
-                    && record.len() <= limit
-                    && reassembly.in_progress().is_none();
-                if plain {
-                    message.clear();
-                    record.append_to(0, message);
-                } else {
-                    other = Some(take_any(&record, reassembly));
+                let plain = record.tag() as u16 == MESSAGE as u16;
+                if !plain || record.len() > limit || in_progress {
+                    return (false, false);
                 }
-                plain
-            })?;
+                message.clear();
+                record.append_to(0, message);
+                (true, true)
+            });
             match plain {
-                Some(true) => return Ok(true),
-                None => return Ok(false),
-                Some(false) => {
-                    if let Some(other) = other
-                        && self.take_other(other, message)?
-                    {
+                Ok(Some(true)) => return Ok(true),
+                Ok(None) => return Ok(false),
+                Ok(Some(false)) => {
+                    if self.take_other(message)? {
                         return Ok(true);
                     }
+                }
+                Err(error) => {
+                    self.progress = Progress::Broken;
+                    return Err(error);
                 }
             }
         }
         Ok(false)
     }
 
-    /// Everything but a message in one piece. True if it completed a message.
+    /// Takes whatever is there but a message in one piece; the record is looked at anew. True if it
+    /// completed a message.
     #[cold]
     #[inline(never)]
-    fn take_other(
-        &mut self,
-        other: Result<Option<Message<'static>>, Violation>,
-        message: &mut Vec<u8>,
-    ) -> Result<bool> {
-        let Some(Message { header, payload }) = other.map_err(|v| self.rx.violated(v))? else {
+    fn take_other(&mut self, message: &mut Vec<u8>) -> Small<bool> {
+        let reassembly = &mut self.reassembly;
+        let taken = self.rx.pop(|record| take_any(&record, reassembly))?;
+        let whole = match taken.transpose() {
+            Ok(whole) => whole.flatten(),
+            Err(violation) => return Err(self.violated(violation)),
+        };
+        let Some(Message { header, payload }) = whole else {
             return Ok(false);
         };
         match header.kind {
@@ -203,37 +202,47 @@ impl MessageRx {
                 Ok(true)
             }
             Kind::Finish => {
-                self.finished = true;
+                self.progress = Progress::Finished;
                 Ok(false)
             }
             Kind::Ping | Kind::Pong | Kind::GoAway => Ok(false),
             other => {
                 let text = format!("a {other:?} frame on a connection of messages");
-                Err(self.rx.violated(Violation::Frame(text)))
+                Err(self.violated(Violation::Frame(text)))
             }
         }
+    }
+
+    #[cold]
+    fn violated(&mut self, violation: Violation) -> Box<Error> {
+        self.progress = Progress::Broken;
+        self.rx.violated(violation).into()
     }
 
     /// Whether nothing will come any more, asked when there is nothing to take.
     ///
     /// # Errors
-    /// A violation, if the end came in the middle of a message.
-    pub(super) fn is_finished(&mut self) -> Result<bool> {
-        if !self.finished && self.rx.ready() == Ready::Closed {
-            if self.reassembly.in_progress().is_some() {
-                let text = "the end came in the middle of a message".to_owned();
-                return Err(self.rx.violated(Violation::Frame(text)));
-            }
-            self.finished = true;
+    /// A violation, also an earlier one, or an end in the middle of a message.
+    pub(super) fn is_finished(&mut self) -> Small<bool> {
+        match self.progress {
+            Progress::Finished => return Ok(true),
+            Progress::Broken => return Err(self.open.closed_error().into()),
+            Progress::Open if self.rx.ready() != Ready::Closed => return Ok(false),
+            Progress::Open => {}
         }
-        Ok(self.finished)
+        if self.reassembly.in_progress().is_some() {
+            let text = "the end came in the middle of a message".to_owned();
+            return Err(self.violated(Violation::Frame(text)));
+        }
+        self.progress = Progress::Finished;
+        Ok(true)
     }
 
     /// Takes what is there, or says why there is nothing.
     ///
     /// # Errors
     /// [`Error::Closed`] if the peer is gone without having finished.
-    pub(super) fn try_take(&mut self, message: &mut Vec<u8>) -> Result<Received> {
+    pub(super) fn try_take(&mut self, message: &mut Vec<u8>) -> Small<Received> {
         if self.take(message)? {
             self.vain_looks = 0;
             return Ok(Received::Message);
@@ -256,14 +265,14 @@ impl MessageRx {
     /// The connection is known to be over. What the peer had published before comes first; a look
     /// from before that was known may have been too early.
     #[cold]
-    pub(super) fn take_last(&mut self, message: &mut Vec<u8>) -> Result<Received> {
+    pub(super) fn take_last(&mut self, message: &mut Vec<u8>) -> Small<Received> {
         if self.take(message)? {
             return Ok(Received::Message);
         }
         if self.is_finished()? {
             return Ok(Received::Finished);
         }
-        Err(self.open.closed_error())
+        Err(self.open.closed_error().into())
     }
 
     /// What to wait for when nothing can be taken.

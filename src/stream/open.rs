@@ -60,11 +60,12 @@ impl Open {
         &self.0.shared.terms.peer_label
     }
 
-    /// The largest message that may be received or sent, whatever was agreed, as a length.
+    /// The largest message that the peer takes, in bytes.
     pub(super) fn max_message_out(&self) -> usize {
         as_len(self.0.shared.terms.max_message_out)
     }
 
+    /// The largest message that this side takes, in bytes.
     pub(super) fn max_message_in(&self) -> usize {
         as_len(self.0.shared.terms.max_message_in)
     }
@@ -82,6 +83,17 @@ impl Open {
         self.0.shared.read_control();
         self.0.shared.closed_error()
     }
+}
+
+/// How far a receiving half is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// More may come.
+    Open,
+    /// The peer has finished and everything was taken.
+    Finished,
+    /// The peer broke the protocol; nothing more is read.
+    Broken,
 }
 
 fn as_len(limit: u64) -> usize {

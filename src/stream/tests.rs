@@ -57,8 +57,11 @@ fn push(tx: &mut Tx, kind: Kind, body: &[u8]) {
     tx.publish();
 }
 
-fn violation<T: std::fmt::Debug>(result: Result<T, Error>, what: &str) {
-    let error = result.unwrap_err();
+fn violation<T: std::fmt::Debug, E: Into<Error> + std::fmt::Debug>(
+    result: Result<T, E>,
+    what: &str,
+) {
+    let error = result.unwrap_err().into();
     let named = matches!(&error, Error::Protocol(Violation::Frame(text)) if text.contains(what));
     assert!(named, "{error}");
 }
@@ -73,6 +76,8 @@ fn a_frame_of_another_mode_ends_the_connection() {
     assert!(connection.recv(&mut message).unwrap());
     assert_eq!(message, b"fine");
     violation(connection.recv(&mut message), "a Request frame");
+    violation(connection.recv(&mut message), "a Request frame");
+    violation(connection.try_recv(&mut message), "a Request frame");
     violation(connection.send(b"?"), "a Request frame");
     // The peer is told.
     link.shared.read_control();
@@ -94,9 +99,14 @@ fn frames_that_do_not_decode_end_the_connection() {
     assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
 
     let (mut stream, mut link) = bytes();
+    push(&mut link.tx, Kind::Bytes, b"fine");
     push(&mut link.tx, Kind::Message, b"not bytes");
-    let error = stream.read(&mut [0; 8]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    push(&mut link.tx, Kind::Bytes, b"too late");
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 4);
+    for _ in 0..2 {
+        let error = stream.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    }
 }
 
 #[test]
