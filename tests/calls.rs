@@ -1,0 +1,43 @@
+//! Calls between processes: servers and clients as users would run them, also when they die.
+
+#![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
+
+#[path = "calls/cancellation.rs"]
+mod cancellation;
+#[path = "calls/clients.rs"]
+mod clients;
+#[path = "calls/crowd.rs"]
+mod crowd;
+#[path = "calls/drain.rs"]
+mod drain;
+#[path = "calls/faults.rs"]
+mod faults;
+#[path = "calls/handshakes.rs"]
+mod handshakes;
+#[path = "calls/limits.rs"]
+mod limits;
+#[path = "calls/permissions.rs"]
+mod permissions;
+#[path = "calls/server.rs"]
+mod server;
+#[path = "calls/streams.rs"]
+mod streams;
+mod support;
+#[path = "calls/unary.rs"]
+mod unary;
+#[path = "calls/waiting.rs"]
+mod waiting;
+
+/// Plays a role in a process that another test started.
+#[test]
+fn child_process() {
+    support::play(&[
+        ("server", server::serve),
+        ("bind", server::bind),
+        ("echoes", clients::echoes),
+        ("hold", clients::hold),
+        ("many", clients::many),
+        ("in flight", clients::in_flight),
+        ("deadline", clients::deadline),
+    ]);
+}

@@ -1,0 +1,178 @@
+//! Roles of client processes.
+
+use crate::server::NAME;
+use crate::support::child::{Commands, open_descriptors, say};
+use crate::support::{Settings, current_thread, multi_thread, pattern};
+use nearwire::{BlockingClient, Client, ClientBuilder, Spin};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Small, around half a default ring, and larger than it.
+pub const LENGTHS: [usize; 9] = [0, 1, 64, 1000, 16_000, 32_696, 32_705, 65_600, 200_000];
+
+/// The settings of a client that a role was given: `spin` (never), `ring`.
+pub fn builder(settings: &Settings) -> ClientBuilder {
+    let mut builder = ClientBuilder::new().timeout(Duration::from_secs(20));
+    if settings.text("spin") == Some("never") {
+        builder = builder.spin(Spin::NEVER);
+    }
+    if let Some(ring) = settings.number("ring") {
+        builder = builder.ring(ring);
+    }
+    builder
+}
+
+/// A payload of which no two are alike.
+fn request(settings: &Settings, n: u64) -> Vec<u8> {
+    let len = settings
+        .number("len")
+        .unwrap_or(LENGTHS[n as usize % LENGTHS.len()]);
+    pattern(n ^ u64::from(std::process::id()) << 32, len)
+}
+
+/// Makes `calls` calls in the way of `kind` and checks each reply.
+pub fn echoes(settings: &Settings, commands: Commands) {
+    let calls = settings.number("calls").unwrap_or(200) as u64;
+    let run = || match settings.text("kind").unwrap() {
+        "blocking" => {
+            let mut client = builder(settings).connect_blocking(NAME).unwrap();
+            say("ready");
+            for n in 0..calls {
+                let request = request(settings, n);
+                let method = ["echo", "echo_into", "echo_ready", "echo_later"][n as usize % 4];
+                let method = settings.text("method").unwrap_or(method);
+                assert!(client.call_bytes(method, &request).unwrap() == request);
+            }
+        }
+        "pipeline" => {
+            let mut client = builder(settings).connect_blocking(NAME).unwrap();
+            say("ready");
+            pipelined(settings, &mut client, calls);
+        }
+        "async" => current_thread().block_on(concurrently(settings, calls)),
+        "async, many threads" => multi_thread().block_on(concurrently(settings, calls)),
+        other => panic!("no kind {other:?}"),
+    };
+    run();
+    say("done");
+    commands.wait();
+}
+
+fn pipelined(settings: &Settings, client: &mut BlockingClient, calls: u64) {
+    let methods = ["echo_into", "echo_later"].map(|name| client.method(name).unwrap());
+    let mut pipeline = client.pipeline();
+    let mut expected = HashMap::new();
+    let mut submitted = 0;
+    while submitted < calls || pipeline.in_flight() > 0 {
+        while submitted < calls && pipeline.in_flight() < 64 {
+            let request = request(settings, submitted);
+            let method = methods[submitted as usize % methods.len()];
+            let id = pipeline.submit(method, &request).unwrap();
+            expected.insert(id, request);
+            submitted += 1;
+        }
+        pipeline
+            .next(|id, reply| assert!(expected.remove(&id).unwrap() == reply.unwrap()))
+            .unwrap();
+    }
+    assert!(expected.is_empty());
+}
+
+async fn concurrently(settings: &Settings, calls: u64) {
+    let client = builder(settings).connect(NAME).await.unwrap();
+    say("ready");
+    let tasks = (0..8u64).map(|task| {
+        let (client, settings) = (client.clone(), settings.clone());
+        tokio::spawn(async move {
+            for n in 0..calls / 8 {
+                let request = request(&settings, task << 16 | n);
+                let method = ["echo_into", "echo_later"][n as usize % 2];
+                let method = settings.text("method").unwrap_or(method);
+                assert!(client.call_bytes(method, &request).await.unwrap() == request);
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+/// Opens `count` connections and holds them.
+pub fn hold(settings: &Settings, commands: Commands) {
+    let count = settings.number("count").unwrap_or(1);
+    let clients: Vec<_> = (0..count)
+        .map(|_| builder(settings).connect_blocking(NAME).unwrap())
+        .collect();
+    say("ready");
+    assert_eq!(commands.next(), "call");
+    for mut client in clients {
+        assert_eq!(
+            client.call_bytes("echo", b"still here").unwrap(),
+            b"still here"
+        );
+    }
+    say("done");
+    commands.wait();
+}
+
+/// Opens `count` connections at once, makes a call on each, and closes them when told.
+pub fn many(settings: &Settings, commands: Commands) {
+    let count = settings.number("count").unwrap();
+    say("ready");
+    assert_eq!(commands.next(), "go");
+    let before = open_descriptors();
+    let runtime = multi_thread();
+    let clients = runtime.block_on(async {
+        let connecting = (0..count).map(|n| {
+            let builder = builder(settings);
+            tokio::spawn(async move {
+                let client = builder.connect(NAME).await?;
+                let request = pattern(n as u64, 100);
+                let reply = client.call_bytes("echo", &request).await?;
+                assert!(reply == request);
+                Ok::<_, nearwire::Error>(client)
+            })
+        });
+        let mut clients = Vec::new();
+        for client in connecting.collect::<Vec<_>>() {
+            clients.push(client.await.unwrap().unwrap());
+        }
+        clients
+    });
+    say("done");
+    assert_eq!(commands.next(), "close");
+    drop(clients);
+    drop(runtime);
+    say(open_descriptors() as i64 - before as i64);
+    commands.wait();
+}
+
+/// Has `calls` calls and one stream in flight that never end.
+pub fn in_flight(settings: &Settings, commands: Commands) {
+    let calls = settings.number("calls").unwrap();
+    multi_thread().block_on(async {
+        let client = Client::connect(NAME).await.unwrap();
+        for _ in 0..calls {
+            let client = client.clone();
+            tokio::spawn(async move { client.call_bytes("hang", b"").await });
+        }
+        let mut items = client.stream::<Vec<u8>>("endless", &100u64);
+        for _ in 0..100 {
+            items.next().await.unwrap().unwrap();
+        }
+        say("ready");
+        commands.wait();
+    });
+}
+
+/// Calls `hang` with a deadline and says how it ended.
+pub fn deadline(settings: &Settings, commands: Commands) {
+    let mut client = builder(settings).connect_blocking(NAME).unwrap();
+    say("ready");
+    assert_eq!(commands.next(), "call");
+    say("calling");
+    let time = settings.millis("time").unwrap();
+    let error = client.call_bytes_timeout("hang", b"", time).unwrap_err();
+    say(format!("{error:?}"));
+    commands.wait();
+}

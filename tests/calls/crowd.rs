@@ -1,0 +1,33 @@
+//! Many clients at once.
+
+use crate::support::{Place, eventually};
+use std::time::Instant;
+
+#[test]
+fn a_thousand_connects_at_once_all_succeed() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let before = server.report();
+    let processes: Vec<_> = (0..4)
+        .map(|_| place.start_ready("many", &[("count", "250")]))
+        .collect();
+    let begun = Instant::now();
+    processes.iter().for_each(|process| process.tell("go"));
+    processes.iter().for_each(|process| process.expect("done"));
+    eprintln!(
+        "1000 connects and a call on each, from 4 processes: {:?}",
+        begun.elapsed()
+    );
+    let report = server.report();
+    assert_eq!(report["connections"], 1000);
+    assert_eq!(report["echoed"], 1000);
+    let each = (report["descriptors"] - before["descriptors"]) as f64 / 1000.0;
+    eprintln!("descriptors per connection at the server: {each}");
+    for process in &processes {
+        assert_eq!(process.ask("close"), "0", "descriptors leak in a client");
+    }
+    eventually("all is closed", || {
+        let report = server.report();
+        report["connections"] == 0 && report["descriptors"] == before["descriptors"]
+    });
+}

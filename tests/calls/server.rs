@@ -1,0 +1,359 @@
+//! The server that the tests call.
+
+use crate::support::Settings;
+use crate::support::child::{Commands, open_descriptors, say};
+use nearwire::{
+    ByteItemSender, Code, ItemSender, Limits, PeerPolicy, Server, ServerBuilder, Spin, Status,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The name that all test servers have, each in its test's directory.
+pub const NAME: &str = "calls";
+
+/// What handlers count, for the report.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Requests of `echo`.
+    echoed: AtomicU64,
+    /// Calls of `hang` and `endless` that began.
+    started: AtomicU64,
+    /// Their futures that were dropped.
+    dropped: AtomicU64,
+    /// Items that `endless` has sent.
+    sent: AtomicU64,
+}
+
+/// Counts the drop of a handler's future.
+struct Dropped(Arc<Counters>);
+
+impl Dropped {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.started.fetch_add(1, Relaxed);
+        Self(counters.clone())
+    }
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Relaxed);
+    }
+}
+
+/// A typed request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub customer: String,
+    pub items: Vec<(u32, f64)>,
+    pub note: Option<String>,
+}
+
+/// Its reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub customer: String,
+    pub total: f64,
+    pub counts: BTreeMap<u32, u64>,
+}
+
+/// What [`Order`] is answered with.
+pub fn receipt(order: &Order) -> Receipt {
+    let mut counts = BTreeMap::new();
+    for (item, _) in &order.items {
+        *counts.entry(*item).or_default() += 1;
+    }
+    Receipt {
+        customer: order.customer.clone(),
+        total: order.items.iter().map(|(_, price)| price).sum(),
+        counts,
+    }
+}
+
+/// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, the limits, `handshake_ms`,
+/// `refuse` (with this text), `panicking policy`.
+pub fn serve(settings: &Settings, commands: Commands) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    quiet_about_panics_on_purpose();
+    let counters = Arc::new(Counters::default());
+    let builder = configure(methods(Server::builder(), &counters), settings);
+    let server = builder.bind(settings.text("name").unwrap_or(NAME)).unwrap();
+    say("ready");
+    let mut server = Some(server);
+    loop {
+        let command = commands.next();
+        match command.split_once(' ').unwrap_or((&command, "")) {
+            ("report", _) => {
+                let open = server.as_ref().map_or(0, |s| s.connections().iter().sum());
+                report(&counters, open);
+            }
+            ("shutdown", grace) => {
+                let grace = Duration::from_millis(grace.parse().unwrap());
+                server.take().unwrap().shutdown(grace);
+                say("shut down");
+            }
+            other => panic!("the server does not know {other:?}"),
+        }
+    }
+}
+
+/// Binds to the name that is given, and says how it went.
+pub fn bind(settings: &Settings, commands: Commands) {
+    match Server::builder().bind(settings.text("name").unwrap()) {
+        Ok(_server) => {
+            say("ready");
+            commands.wait();
+        }
+        Err(error) => say(format!("{error:?} | {error}")),
+    }
+}
+
+fn report(counters: &Counters, connections: usize) {
+    let Counters {
+        echoed,
+        started,
+        dropped,
+        sent,
+    } = counters;
+    say(format!(
+        "echoed={} started={} dropped={} sent={} connections={connections} descriptors={}",
+        echoed.load(Relaxed),
+        started.load(Relaxed),
+        dropped.load(Relaxed),
+        sent.load(Relaxed),
+        open_descriptors(),
+    ));
+}
+
+fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
+    let mut limits = Limits::default();
+    let fields = [
+        ("max_connections", &mut limits.max_connections),
+        ("max_message", &mut limits.max_message),
+        ("max_in_flight", &mut limits.max_in_flight),
+        ("min_ring", &mut limits.min_ring),
+        ("max_ring", &mut limits.max_ring),
+    ];
+    for (name, field) in fields {
+        *field = settings.number(name).unwrap_or(*field);
+    }
+    builder = builder.limits(limits);
+    if settings.text("spin") == Some("never") {
+        builder = builder.spin(Spin::NEVER);
+    }
+    if settings.text("spin") == Some("always") {
+        builder = builder.spin(Spin {
+            budget: Duration::from_secs(60),
+            adaptive: false,
+        });
+    }
+    if let Some(workers) = settings.number("workers") {
+        builder = builder.workers(workers);
+    }
+    if let Some(time) = settings.millis("handshake_ms") {
+        builder = builder.handshake_timeout(time);
+    }
+    if let Some(text) = settings.text("refuse") {
+        let text = text.to_owned();
+        builder = builder.peers(PeerPolicy::custom(move |_| Err(text.clone())));
+    }
+    if settings.has("panicking policy") {
+        builder = builder.peers(PeerPolicy::custom(|_| panic!("on purpose")));
+    }
+    builder
+}
+
+fn methods(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
+    let counted = counters.clone();
+    let builder = builder
+        .method("echo", move |request: &[u8]| {
+            counted.echoed.fetch_add(1, Relaxed);
+            Ok(request.to_vec())
+        })
+        .method_into("echo_into", |_, request, reply| {
+            reply.extend_from_slice(request);
+            Ok(())
+        })
+        .method_async("echo_ready", |request| async move { Ok(request) })
+        .method_async("echo_later", |request: Vec<u8>| async move {
+            match request.len() % 3 {
+                0 => tokio::task::yield_now().await,
+                more => tokio::time::sleep(Duration::from_micros(300 * more as u64)).await,
+            }
+            Ok(request)
+        })
+        // So many bytes.
+        .typed("bytes", |len: u64| Ok(vec![7u8; len as usize]))
+        .method("raw_bytes", |len: &[u8]| {
+            let len = u64::from_le_bytes(len.try_into().unwrap());
+            Ok(vec![7; len as usize])
+        })
+        .method_into("who", |context, _, reply| {
+            reply.extend(context.peer.pid.to_le_bytes());
+            reply.extend(context.connection.to_le_bytes());
+            Ok(())
+        })
+        .typed("order", |order: Order| match order.items.is_empty() {
+            false => Ok(receipt(&order)),
+            true => Err(Status::new(Code(1001), "nothing was ordered")),
+        })
+        .typed_async("order_async", |order: Order| async move {
+            tokio::task::yield_now().await;
+            Ok(receipt(&order))
+        })
+        .typed_async("sleep_ms", |ms: u64| async move {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            Ok(ms)
+        })
+        // The worker serves nobody meanwhile.
+        .typed("block_ms", |ms: u64| {
+            std::thread::sleep(Duration::from_millis(ms));
+            Ok(ms)
+        })
+        .method("fail", |_| {
+            Err(Status::new(Code::NOT_FOUND, "no such thing\n\u{1b}[31m"))
+        })
+        .method("claim_not_executed", |_| {
+            Err(Status::new(Code::DRAINING, "so I say"))
+        });
+    streams(panics(hangs(builder, counters)), counters)
+}
+
+fn hangs(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
+    let counted = counters.clone();
+    builder.method_async("hang", move |_| {
+        let dropped = Dropped::new(&counted);
+        async move {
+            std::future::pending::<()>().await;
+            drop(dropped);
+            Ok(vec![])
+        }
+    })
+}
+
+fn panics(builder: ServerBuilder) -> ServerBuilder {
+    builder
+        .method("panic_sync", |_| panic!("on purpose: sync"))
+        .method_async("panic_start", |_| -> std::future::Ready<_> {
+            panic!("on purpose: start")
+        })
+        .method_async("panic_first", |request| async move {
+            assert!(request.len() > 100, "on purpose: first");
+            Ok(request)
+        })
+        .method_async("panic_later", |request: Vec<u8>| async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(request.len() > 100, "on purpose: later");
+            Ok(request)
+        })
+        .method_async("panic_drop", |_| PanicsWhenDropped)
+        .streaming_bytes("panic_stream", |_, mut items| async move {
+            items.send("one").await?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            panic!("on purpose: stream")
+        })
+        .streaming_bytes("panic_stream_start", |_, _| -> std::future::Ready<_> {
+            panic!("on purpose: stream start")
+        })
+}
+
+/// A handler's future that is ready and then panics.
+struct PanicsWhenDropped;
+
+impl Future for PanicsWhenDropped {
+    type Output = Result<Vec<u8>, Status>;
+
+    fn poll(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        std::task::Poll::Ready(Ok(b"ready".to_vec()))
+    }
+}
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("on purpose: drop");
+    }
+}
+
+fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
+    let counted = counters.clone();
+    let leaked: Arc<Mutex<Vec<ByteItemSender>>> = Arc::default();
+    builder
+        .streaming("count", |to: u64, mut items: ItemSender<u64>| async move {
+            for n in 0..to {
+                items.send(&n).await?;
+            }
+            Ok(())
+        })
+        // So many items of so many bytes, each a pattern of its number.
+        .streaming(
+            "patterns",
+            |(count, len): (u64, u64), mut items: ItemSender<Vec<u8>>| async move {
+                for n in 0..count {
+                    items
+                        .send(&crate::support::pattern(n, len as usize))
+                        .await?;
+                }
+                Ok(())
+            },
+        )
+        .streaming(
+            "count_slowly",
+            |(to, ms): (u64, u64), mut items: ItemSender<u64>| async move {
+                for n in 0..to {
+                    items.send(&n).await?;
+                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                }
+                Ok(())
+            },
+        )
+        .streaming(
+            "fail_after",
+            |count: u64, mut items: ItemSender<u64>| async move {
+                for n in 0..count {
+                    items.send(&n).await?;
+                }
+                Err(Status::new(Code::DATA_LOSS, "that was all"))
+            },
+        )
+        .streaming(
+            "endless",
+            move |len: u64, mut items: ItemSender<Vec<u8>>| {
+                let counted = counted.clone();
+                async move {
+                    let _dropped = Dropped::new(&counted);
+                    let item = vec![9; len as usize];
+                    loop {
+                        items.send(&item).await?;
+                        counted.sent.fetch_add(1, Relaxed);
+                    }
+                }
+            },
+        )
+        // The sender outlives the handler.
+        .streaming_bytes("leak", move |_, items| {
+            leaked.lock().unwrap().push(items);
+            async { Ok(()) }
+        })
+}
+
+fn quiet_about_panics_on_purpose() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
+        if !text.is_some_and(|text| text.starts_with("on purpose")) {
+            usual(panic);
+        }
+    }));
+}

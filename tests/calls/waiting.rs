@@ -1,0 +1,192 @@
+//! Spinning, sleeping, and being woken.
+
+use crate::server::NAME;
+use crate::support::{PATIENCE, Place, current_thread, pattern, within};
+use nearwire::{BlockingClient, ClientBuilder, Spin};
+use std::time::{Duration, Instant};
+
+/// Spins for as long as any test takes, so that nobody ever sleeps.
+const ALWAYS: Spin = Spin {
+    budget: Duration::from_secs(60),
+    adaptive: false,
+};
+
+#[test]
+fn idle_connections_cost_no_processor_time() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let blocking = place.start_ready("hold", &[("count", "70")]);
+    let tasks = place.start_ready("many", &[("count", "30")]);
+    tasks.tell("go");
+    tasks.expect("done");
+    assert_eq!(server.report()["connections"], 100);
+    // Until all have stopped to spin.
+    std::thread::sleep(Duration::from_millis(500));
+    let processes = [("server", &server), ("async clients", &tasks)];
+    let before = processes.map(|(_, process)| process.cpu_time());
+    let begun = Instant::now();
+    std::thread::sleep(Duration::from_secs(10));
+    let passed = begun.elapsed();
+    for ((what, process), before) in processes.into_iter().zip(before) {
+        let used = process.cpu_time() - before;
+        let share = used.as_secs_f64() / passed.as_secs_f64();
+        eprintln!(
+            "{what}: {used:?} of processor time in {passed:?}, {:.4} %",
+            share * 100.0
+        );
+        assert!(share < 0.001, "{what} used {used:?}");
+    }
+    // They were not just dead.
+    blocking.tell("call");
+    blocking.expect("done");
+}
+
+/// Write calls that a process has made, all threads together: doorbells are rung by writing.
+fn writes(pid: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = io.lines().find(|line| line.starts_with("syscw:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn nobody_is_woken_who_is_awake() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[("spin", "always"), ("workers", "1")]);
+    let name = place.socket(NAME);
+    within(PATIENCE, "both sides spin", move || {
+        let builder = ClientBuilder::new().spin(ALWAYS);
+        let mut client = builder.connect_blocking(&name).unwrap();
+        let echo = client.method("echo_into").unwrap();
+        let mut reply = Vec::new();
+        let mut call = |n: u64| {
+            let request = n.to_le_bytes();
+            client.call_into(echo, &request, &mut reply).unwrap();
+            assert_eq!(reply, request);
+        };
+        call(0);
+        let before = writes(server.id());
+        (0..1000).for_each(&mut call);
+        let stats = client.wait_stats();
+        assert_eq!(
+            writes(server.id()) - before,
+            0,
+            "the server rang an awake client"
+        );
+        assert_eq!(stats.wakeups, 0, "the client rang an awake server");
+        assert_eq!(stats.sleeps, 0);
+        assert!(stats.spins_paid > 0, "it never waited: {stats:?}");
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_once_per_sleep() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[("spin", "never"), ("workers", "1")]);
+    let name = place.socket(NAME);
+    within(PATIENCE, "both sides sleep", move || {
+        let builder = ClientBuilder::new().spin(Spin::NEVER);
+        let mut client = builder.connect_blocking(&name).unwrap();
+        let echo = client.method("echo_into").unwrap();
+        let before = writes(server.id());
+        for n in 0..2000u64 {
+            let request = pattern(n, 64);
+            let mut reply = Vec::new();
+            client.call_into(echo, &request, &mut reply).unwrap();
+            assert_eq!(reply, request);
+        }
+        let stats = client.wait_stats();
+        let rings = writes(server.id()) - before;
+        eprintln!("2000 calls between sleepers: {stats:?}, {rings} rings by the server");
+        assert!(
+            stats.wakeups <= 2000 && stats.sleeps <= 2 * 2000,
+            "{stats:?}"
+        );
+        assert!(stats.sleeps > 0 && stats.wakeups > 0, "{stats:?}");
+        assert_eq!((stats.spins_paid, stats.spins_wasted), (0, 0));
+        assert!(
+            rings <= stats.sleeps,
+            "{rings} rings for {} sleeps",
+            stats.sleeps
+        );
+    });
+}
+
+/// Clients of several kinds hammer a server; a lost wake-up would hang one of them.
+fn hammer(server_spin: &str, client_spin: &str, calls: &str, workers: &str) {
+    let place = Place::new();
+    let server = [("spin", server_spin), ("workers", workers)];
+    let server = place.start_ready("server", &server);
+    let begun = Instant::now();
+    let clients = ["blocking", "blocking", "async", "pipeline"].map(|kind| {
+        let settings = [
+            ("kind", kind),
+            ("calls", calls),
+            ("spin", client_spin),
+            ("method", "echo_into"),
+            ("len", "64"),
+        ];
+        place.start_ready("echoes", &settings)
+    });
+    for client in &clients {
+        client.expect("done");
+    }
+    eprintln!(
+        "4 clients ({client_spin}) and a server ({server_spin}), {calls} calls each: {:?}",
+        begun.elapsed()
+    );
+    drop(server);
+}
+
+#[test]
+fn no_wakeup_is_lost_between_sleepers() {
+    hammer("never", "never", "20000", "1");
+}
+
+#[test]
+fn no_wakeup_is_lost_between_a_sleeper_and_a_spinner() {
+    hammer("never", "default", "10000", "2");
+    hammer("default", "never", "10000", "2");
+}
+
+#[test]
+fn no_wakeup_is_lost_when_the_ring_is_full() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[("spin", "never"), ("workers", "1")]);
+    let clients = ["blocking", "async", "pipeline"].map(|kind| {
+        let settings = [
+            ("kind", kind),
+            ("calls", "400"),
+            ("spin", "never"),
+            ("method", "echo_into"),
+            ("len", "20000"),
+            ("ring", "4096"),
+        ];
+        place.start_ready("echoes", &settings)
+    });
+    for client in &clients {
+        client.expect("done");
+    }
+}
+
+#[test]
+fn an_async_client_that_never_spins_works() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[("spin", "never")]);
+    let name = place.socket(NAME);
+    within(PATIENCE, "async, never spinning", move || {
+        current_thread().block_on(async {
+            let client = ClientBuilder::new().spin(Spin::NEVER).connect(&name).await;
+            let client = client.unwrap();
+            for n in 0..500u64 {
+                let request = pattern(n, 64);
+                let reply = client.call_bytes("echo_later", &request).await.unwrap();
+                assert_eq!(reply, request);
+                if n % 50 == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+    });
+    let mut blocking = BlockingClient::connect(&place.socket(NAME)).unwrap();
+    assert_eq!(blocking.call_bytes("echo", b"on").unwrap(), b"on");
+}

@@ -1,0 +1,161 @@
+//! Tests across processes: a directory per test, child processes that play roles, and the means to
+//! talk to them, kill them and look at what they use.
+//!
+//! A test binary runs itself again with the name of a *role* in the environment; its test function
+//! `child_process` plays the role and does nothing otherwise. Parent and child exchange lines:
+//! commands through the child's standard input, answers through its standard output.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+pub mod child;
+pub mod process;
+
+pub use child::{Settings, play};
+pub use process::Process;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Far more than anything takes that is not hung, on a machine that does other things as well.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A directory for one test's sockets, in which its children find names. Gone with the test.
+#[derive(Debug)]
+pub struct Place(PathBuf);
+
+impl Place {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let unique = format!("nearwire-calls-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(unique);
+        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path of the socket that a server called `name` has here. A client that gives it as a
+    /// name finds the server without the environment.
+    pub fn socket(&self, name: &str) -> String {
+        let socket = self.0.join(format!("{name}.sock"));
+        socket.to_str().unwrap().to_owned()
+    }
+
+    /// Starts a child in this role.
+    pub fn start(&self, role: &str, settings: &[(&str, &str)]) -> Process {
+        Process::start(&self.0, role, settings)
+    }
+
+    /// Starts a child in this role and waits until it says that it is ready.
+    pub fn start_ready(&self, role: &str, settings: &[(&str, &str)]) -> Process {
+        let process = self.start(role, settings);
+        process.expect("ready");
+        process
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs `body` and panics if it is not over in time: a hang becomes a failure that says where.
+#[track_caller]
+pub fn within<T: Send + 'static>(
+    patience: Duration,
+    what: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (done, waiting) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(what.to_owned());
+    let thread = thread.spawn(move || {
+        let result = body();
+        let _ = done.send(());
+        result
+    });
+    let thread = thread.unwrap();
+    match waiting.recv_timeout(patience) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: not over after {patience:?}"),
+        // Done, or panicked.
+        _ => thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Runs a future on a runtime with one thread, with the same watch.
+#[track_caller]
+pub fn within_async<T: Send + 'static>(
+    patience: Duration,
+    what: &str,
+    body: impl Future<Output = T> + Send + 'static,
+) -> T {
+    within(patience, what, move || current_thread().block_on(body))
+}
+
+/// A Tokio runtime on the thread that blocks on it.
+pub fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A Tokio runtime with threads of its own.
+pub fn multi_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Waits until `condition` holds; panics with `what` if it never does.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// As [`eventually`], without blocking the thread.
+pub async fn eventually_async(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Asserts that something ended soon enough after a kill not to have hung, and prints how soon.
+#[track_caller]
+pub fn soon_after(killed: Instant, what: &str) {
+    let took = killed.elapsed();
+    eprintln!("{what}: {:.3} ms after the kill", took.as_secs_f64() * 1e3);
+    assert!(took < Duration::from_secs(2), "{what} took {took:?}");
+}
+
+/// Bytes that tell where they belong: the same for the same `seed` and length.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

@@ -1,0 +1,188 @@
+//! The parent's side: a child process.
+
+use super::PATIENCE;
+use super::child::{MARK, ROLE, SEPARATOR, SETTINGS};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+/// A child process. It does not outlive this.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    commands: Mutex<ChildStdin>,
+    answers: Mutex<mpsc::Receiver<String>>,
+    role: String,
+}
+
+impl Process {
+    /// Starts a child in this role, which finds servers' names in `directory`.
+    pub fn start(directory: &Path, role: &str, settings: &[(&str, &str)]) -> Self {
+        let parts = settings.iter().flat_map(|(name, value)| [*name, *value]);
+        let settings = parts.collect::<Vec<_>>().join(&SEPARATOR.to_string());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child_process", "--exact", "--nocapture"])
+            .env(ROLE, role)
+            .env(SETTINGS, settings)
+            .env("NEARWIRE_DIR", directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let commands = child.stdin.take().unwrap().into();
+        let (sender, answers) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in output.lines() {
+                let Ok(line) = line else { return };
+                // The harness does not end its own line before the child speaks.
+                if let Some((_, said)) = line.split_once(MARK) {
+                    let _ = sender.send(said.to_owned());
+                }
+            }
+        });
+        Self {
+            child,
+            commands,
+            answers: answers.into(),
+            role: role.to_owned(),
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Tells the child something.
+    pub fn tell(&self, command: &str) {
+        let line = format!("{command}\n");
+        let told = self.commands.lock().unwrap().write_all(line.as_bytes());
+        told.unwrap_or_else(|error| panic!("{} is not listening: {error}", self.role));
+    }
+
+    /// The next thing that the child says.
+    #[track_caller]
+    pub fn hear(&self) -> String {
+        match self.answers.lock().unwrap().recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => panic!("{} says nothing: {error}", self.role),
+        }
+    }
+
+    /// What the child says within `time`, if anything.
+    pub fn hear_within(&self, time: Duration) -> Option<String> {
+        self.answers.lock().unwrap().recv_timeout(time).ok()
+    }
+
+    /// Hears exactly this.
+    #[track_caller]
+    pub fn expect(&self, line: &str) {
+        assert_eq!(self.hear(), line, "what {} says", self.role);
+    }
+
+    /// Tells, and hears the answer.
+    #[track_caller]
+    pub fn ask(&self, command: &str) -> String {
+        self.tell(command);
+        self.hear()
+    }
+
+    /// Asks for a report, which is `name=number` and so on.
+    #[track_caller]
+    pub fn report(&self) -> HashMap<String, u64> {
+        let line = self.ask("report");
+        let pairs = line.split_whitespace().map(|pair| {
+            let (name, value) = pair.split_once('=').expect("name=number");
+            (name.to_owned(), value.parse().expect("a number"))
+        });
+        pairs.collect()
+    }
+
+    /// SIGKILL. Returns when it was sent.
+    pub fn kill(&mut self) -> Instant {
+        let now = Instant::now();
+        self.child.kill().unwrap();
+        now
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// SIGSTOP. Returns when all threads of the child have stopped.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        super::eventually("the child stops", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+            let (_, after_name) = stat.rsplit_once(") ").unwrap();
+            after_name.starts_with('T')
+        });
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.id() as i32).unwrap()
+    }
+
+    /// Waits for the child to end by itself, and well.
+    #[track_caller]
+    pub fn join(mut self) {
+        let status = self.ended();
+        assert!(status.success(), "{} failed: {status}", self.role);
+    }
+
+    /// Waits for the child to end.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} hangs", self.role);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Time that the child has spent on processors, all threads together. A sleeping process has
+    /// exactly what it had.
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| -> u64 {
+            let text = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+            text.split(' ').next().unwrap().parse().unwrap()
+        };
+        Duration::from_nanos(tasks.map(of_task).sum())
+    }
+
+    /// Descriptors that the child has open.
+    pub fn descriptors(&self) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
+        all.count()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib << 10
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
