@@ -10,7 +10,7 @@ mod channel;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -140,18 +140,6 @@ impl Child {
     /// Where the child really runs, as the child found after it was pinned.
     pub fn placement(&self) -> &Placement {
         &self.placement
-    }
-
-    /// Kills the child (SIGKILL) and reaps it.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn kill(mut self) -> Result<ExitStatus> {
-        self.dismiss();
-        self.process
-            .kill()
-            .with_context(|| format!("cannot kill the {} process", self.role))?;
-        Ok(self.process.wait()?)
     }
 
     /// Asks the child to leave by closing the channel, and waits until it has.

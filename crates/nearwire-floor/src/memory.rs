@@ -292,13 +292,16 @@ impl Circle {
         let words = unsafe {
             std::slice::from_raw_parts(from.as_ptr().cast::<AtomicU64>(), into.len().div_ceil(8))
         };
-        let mut chunks = into.chunks_exact_mut(8);
-        for (chunk, word) in (&mut chunks).zip(words) {
-            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        // Eight at a time, which the compiler does not do by itself for atomics.
+        let (blocks, rest) = into.as_chunks_mut::<64>();
+        let (word_blocks, rest_words) = words.as_chunks::<8>();
+        for (block, words) in blocks.iter_mut().zip(word_blocks) {
+            for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+            }
         }
-        let rest = chunks.into_remainder();
-        if let (false, Some(last)) = (rest.is_empty(), words.last()) {
-            rest.copy_from_slice(&last.load(Ordering::Relaxed).to_ne_bytes()[..rest.len()]);
+        for (bytes, word) in rest.chunks_mut(8).zip(rest_words) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..bytes.len()]);
         }
     }
 }

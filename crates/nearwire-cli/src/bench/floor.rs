@@ -65,11 +65,20 @@ impl Floor {
             "Medians of {rounds} alternating runs of {:.3} s each.",
             budget.run.as_secs_f64()
         ));
+        // Asked before this side is pinned: then it may only run where it is.
+        let cpus = two_cpus().ok();
         let near_placement = here.map_or_else(Placement::current, Placement::pin);
         let far = NearSide::start(there)?;
         report.settings.push(format!(
             "This side: {near_placement}. The other side: {}.",
             far.placement()
+        ));
+        let mut echo = UnixEcho::start(there)?;
+        let mut coalesced = CoalescedEcho::start(there, SMALL, WINDOW)?;
+        report.settings.push(format!(
+            "The socket servers: {}; {}.",
+            echo.server().placement(),
+            coalesced.server().placement()
         ));
         let mut probe = Probe::start(there)?;
 
@@ -89,14 +98,12 @@ impl Floor {
         let streams = section("One way, both sides spinning", one_way(&far, budget))?;
         section(
             "Round trips, both sides asleep",
-            sleeping_round_trips(&far, budget, here)?,
+            sleeping_round_trips(&far, budget, cpus, here.is_some()),
         )?;
-        let mut echo = UnixEcho::start(there)?;
         section(
             "Unix socket, blocking, echo compared",
             blocking_socket(&mut echo, budget),
         )?;
-        let mut coalesced = CoalescedEcho::start(there, SMALL, WINDOW)?;
         section(
             "Unix socket, Tokio, frames coalesced by hand, echo compared",
             vec![Contender::other("64 B, 64 calls in flight", || {
@@ -105,7 +112,7 @@ impl Floor {
         )?;
         let short = Budget::of(budget.run / 4);
         section("Copies out of shared memory, one process", copies(short)?)?;
-        section("The kernel", kernel(&far, short)?)?;
+        section("The kernel", kernel(&far, short, cpus))?;
 
         let [ping_pong, tail_trip, commit_trip] = &trips[..] else {
             unreachable!()
@@ -190,33 +197,45 @@ fn one_way(far: &NearSide, budget: Budget) -> Vec<Contender<'_>> {
     ]
 }
 
-/// Where the two sides sleep decides more than how: so the futex is measured everywhere.
+/// Round trips of one kind.
+type RoundTrips = fn(&NearSide, Budget) -> Result<Measured>;
+
+/// Where the two sides sleep decides more than how, so each way is measured in both places: the
+/// scheduler, left alone, goes back and forth between them.
 fn sleeping_round_trips(
     far: &NearSide,
     budget: Budget,
-    here: Option<usize>,
-) -> Result<Vec<Contender<'_>>> {
-    let mut contenders = vec![
-        Contender::other("futex", move || far.sleeping::<Futex>(budget)),
-        Contender::other("eventfd, poll with a socket", move || {
-            far.sleeping::<EventfdPoll>(budget)
-        }),
-        Contender::other("eventfd, edge-triggered epoll, never read", move || {
-            far.sleeping::<EventfdEdge>(budget)
-        }),
-        Contender::other("Unix socket, 64 B", move || far.sleeping::<Socket>(budget)),
+    cpus: Option<(usize, usize)>,
+    pinned: bool,
+) -> Vec<Contender<'_>> {
+    let ways: [(&str, RoundTrips); 4] = [
+        ("futex", NearSide::sleeping::<Futex>),
+        (
+            "eventfd, poll with a socket",
+            NearSide::sleeping::<EventfdPoll>,
+        ),
+        (
+            "eventfd, edge-triggered epoll, never read",
+            NearSide::sleeping::<EventfdEdge>,
+        ),
+        ("Unix socket, 64 B", NearSide::sleeping::<Socket>),
     ];
-    if let Ok((first, second)) = two_cpus() {
-        contenders.push(Contender::other("futex, both on one core", move || {
-            far.placed(first, first, || far.sleeping::<Futex>(budget))
-        }));
-        if here.is_none() {
-            contenders.push(Contender::other("futex, on two cores", move || {
-                far.placed(first, second, || far.sleeping::<Futex>(budget))
-            }));
+    let mut contenders = Vec::new();
+    if let Some((first, second)) = cpus {
+        for (place, here, there) in [("two cores", first, second), ("one core", first, first)] {
+            for (name, round_trips) in ways {
+                contenders.push(Contender::other(&format!("{place}: {name}"), move || {
+                    far.placed(here, there, || round_trips(far, budget))
+                }));
+            }
         }
     }
-    Ok(contenders)
+    if !pinned {
+        contenders.push(Contender::other("as scheduled: futex", move || {
+            far.sleeping::<Futex>(budget)
+        }));
+    }
+    contenders
 }
 
 fn blocking_socket(echo: &mut UnixEcho, budget: Budget) -> Vec<Contender<'_>> {
@@ -289,20 +308,25 @@ fn copies(budget: Budget) -> Result<Vec<Contender<'static>>> {
     Ok(contenders)
 }
 
-fn kernel(far: &NearSide, budget: Budget) -> Result<Vec<Contender<'_>>> {
-    Ok(vec![
-        Contender::other("a cheap system call (getppid)", move || {
-            let call = || {
-                nearwire_floor::kernel::cheap_call();
-                Ok(())
-            };
-            Ok(Measured::Latency(latency(budget, call)?))
-        }),
-        Contender::other("membarrier, the other process spinning", move || {
-            far.barriers(budget, false)
-        }),
-        Contender::other("membarrier, the other process asleep", move || {
-            far.barriers(budget, true)
-        }),
-    ])
+/// A barrier interrupts only cores that run a process, so the two sides get one each.
+fn kernel(far: &NearSide, budget: Budget, cpus: Option<(usize, usize)>) -> Vec<Contender<'_>> {
+    let call = || {
+        nearwire_floor::kernel::cheap_call();
+        Ok(())
+    };
+    let mut contenders = vec![Contender::other(
+        "a cheap system call (getppid)",
+        move || Ok(Measured::Latency(latency(budget, call)?)),
+    )];
+    if let Some((here, there)) = cpus {
+        for (name, asleep) in [
+            ("membarrier, the other process spinning", false),
+            ("membarrier, the other process asleep", true),
+        ] {
+            contenders.push(Contender::other(name, move || {
+                far.placed(here, there, || far.barriers(budget, asleep))
+            }));
+        }
+    }
+    contenders
 }

@@ -22,10 +22,10 @@ use serde::Serialize;
 pub use clock::clock_cost;
 pub use latency::{Latency, latency};
 pub use machine::Machine;
-pub use options::{Options, Thoroughness};
+pub use options::Options;
 pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
 pub use report::{OutputError, Report, Section};
-pub use rounds::{Bracket, Contender, Ratio, Run, Series, alternate};
+pub use rounds::{Contender, Ratio, Series, alternate};
 pub use throughput::{Throughput, throughput};
 
 /// How long one run of one operation may take.

@@ -20,6 +20,9 @@ pub const PROBE_ROLE: &str = "probe";
 /// Round trips slower than this, in nanoseconds, have left the cache that near cores share.
 const FAR_NS: f64 = 200.0;
 
+/// Round trips slower than this took turns on one core, or waited for others to leave it.
+const CROWDED_NS: f64 = 5_000.0;
+
 /// Readings within this factor of each other count as the same placement.
 const SAME: f64 = 1.4;
 
@@ -33,12 +36,17 @@ pub enum Distance {
     Far,
     /// The readings before and after differ.
     Moved,
+    /// The two sides had less than a core each: a round trip above 5 µs. Such a figure says nothing
+    /// about the cores, and nothing is compared with it.
+    Crowded,
 }
 
 impl Distance {
     /// What two readings, in nanoseconds per round trip, say.
     pub fn between(before: f64, after: f64) -> Self {
-        if !alike([before, after]) {
+        if before.max(after) > CROWDED_NS {
+            Self::Crowded
+        } else if !alike([before, after]) {
             Self::Moved
         } else if before.max(after) < FAR_NS {
             Self::Near
@@ -48,14 +56,14 @@ impl Distance {
     }
 }
 
-/// Whether readings come from one placement.
+/// Whether readings come from one placement, with a core for each side.
 pub(super) fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
     let (mut least, mut most) = (f64::INFINITY, 0.0f64);
     for reading in readings {
         least = least.min(reading);
         most = most.max(reading);
     }
-    most <= least * SAME
+    most <= CROWDED_NS && most <= least * SAME
 }
 
 /// A process that sleeps, and plays ping-pong when asked to.
@@ -128,5 +136,14 @@ mod tests {
         assert_eq!(Distance::between(400.0, 410.0), Distance::Far);
         assert_eq!(Distance::between(50.0, 400.0), Distance::Moved);
         assert_eq!(Distance::between(55.0, 100.0), Distance::Moved);
+        assert_eq!(Distance::between(55.0, 1e7), Distance::Crowded);
+    }
+
+    #[test]
+    fn crowded_readings_are_not_even_like_each_other() {
+        assert!(alike([50.0, 60.0]));
+        assert!(!alike([50.0, 400.0]));
+        assert!(!alike([1e7, 1e7]));
+        assert!(alike([]));
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
+use super::rounds::RatioFigures;
 use super::{Distance, Machine, Measured, Ratio, Series, Unit, clock_cost, median};
 
 /// Everything a benchmark has to say.
@@ -98,12 +99,17 @@ impl Report {
         for section in &self.sections {
             writeln!(text, "\n{}\n{}", section.title, section.table())?;
         }
-        if !self.ratios.is_empty() {
+        let series = self.sections.iter().flat_map(|section| &section.series);
+        let crowded: usize = series.map(Series::crowded).sum();
+        if crowded > 0 {
             writeln!(
                 text,
-                "\nRatios, round by round\n{}",
-                ratio_table(&self.ratios)
+                "\n{crowded} runs had less than a core for each side; their figures say nothing \
+                 about the hardware. Try again when the machine is idle, or with --pin."
             )?;
+        }
+        if !self.ratios.is_empty() {
+            writeln!(text, "\nRatios, run by run\n{}", ratio_table(&self.ratios))?;
         }
         Ok(text)
     }
@@ -196,6 +202,7 @@ fn placement(series: &Series) -> [String; 2] {
         (Distance::Near, "near"),
         (Distance::Far, "far"),
         (Distance::Moved, "moved"),
+        (Distance::Crowded, "crowded"),
     ] {
         match brackets
             .iter()
@@ -211,14 +218,18 @@ fn placement(series: &Series) -> [String; 2] {
 }
 
 fn ratio_table(ratios: &[Ratio]) -> Table {
-    let mut table = plain_table(&["ratio", "median", "min", "max", "pairs alike"]);
+    let mut table = plain_table(&["ratio", "median", "min", "max", "comparable runs"]);
     for ratio in ratios {
+        let figure = |of: fn(&RatioFigures) -> f64| match &ratio.figures {
+            Some(figures) => format!("{:.2}x", of(figures)),
+            None => "none".into(),
+        };
         table.add_row([
             ratio.name.clone(),
-            format!("{:.2}x", ratio.median),
-            format!("{:.2}x", ratio.min),
-            format!("{:.2}x", ratio.max),
-            format!("{} of {}", ratio.pairs, ratio.of),
+            figure(|figures| figures.median),
+            figure(|figures| figures.min),
+            figure(|figures| figures.max),
+            format!("{} of {}", ratio.comparable, ratio.pairs),
         ]);
     }
     right_align(&mut table);

@@ -71,6 +71,12 @@ pub struct Series {
 }
 
 impl Series {
+    /// Runs that shared their cores with others, so that their figures say nothing.
+    pub fn crowded(&self) -> usize {
+        let crowded = |run: &&Run| run.probe.is_some_and(|p| p.distance == Distance::Crowded);
+        self.runs.iter().filter(crowded).count()
+    }
+
     fn new(name: String, runs: Vec<Run>) -> Result<Self> {
         let first = runs.first().context("no rounds were asked for")?;
         let unit = first.measured.unit();
@@ -88,6 +94,9 @@ impl Series {
 
 /// Runs all contenders in turn, `rounds` times; the series come in the contenders' order.
 ///
+/// A run during which the cores moved, or which had to share them with others, is repeated, but not
+/// more often in all than there are rounds.
+///
 /// # Errors
 /// The first error of a contender, or of the probe.
 pub fn alternate(
@@ -98,34 +107,21 @@ pub fn alternate(
     let mut runs: Vec<Vec<Run>> = contenders.iter().map(|_| Vec::new()).collect();
     // One reading serves the run that it follows and the run that it precedes.
     let mut reading = None;
+    let mut repeats = rounds;
     for _ in 0..rounds {
         for (contender, runs) in contenders.iter_mut().zip(&mut runs) {
-            let in_context = || format!("while measuring {}", contender.name);
-            if !contender.spins {
-                let measured = (contender.run)().with_context(in_context)?;
-                runs.push(Run {
-                    measured,
-                    probe: None,
+            let run = loop {
+                let run = one_run(contender, probe, &mut reading)
+                    .with_context(|| format!("while measuring {}", contender.name))?;
+                let spoilt = run.probe.is_some_and(|bracket| {
+                    matches!(bracket.distance, Distance::Moved | Distance::Crowded)
                 });
-                reading = None;
-                continue;
-            }
-            let before_ns = match reading.take() {
-                Some(reading) => reading,
-                None => probe.read()?,
+                if !spoilt || repeats == 0 {
+                    break run;
+                }
+                repeats -= 1;
             };
-            let measured = (contender.run)().with_context(in_context)?;
-            let after_ns = probe.read()?;
-            reading = Some(after_ns);
-            let distance = Distance::between(before_ns, after_ns);
-            runs.push(Run {
-                measured,
-                probe: Some(Bracket {
-                    before_ns,
-                    after_ns,
-                    distance,
-                }),
-            });
+            runs.push(run);
         }
     }
     contenders
@@ -135,54 +131,80 @@ pub fn alternate(
         .collect()
 }
 
+fn one_run(
+    contender: &mut Contender<'_>,
+    probe: &mut Probe,
+    reading: &mut Option<f64>,
+) -> Result<Run> {
+    let before = reading.take();
+    if !contender.spins {
+        return Ok(Run {
+            measured: (contender.run)()?,
+            probe: None,
+        });
+    }
+    let before_ns = match before {
+        Some(reading) => reading,
+        None => probe.read()?,
+    };
+    let measured = (contender.run)()?;
+    let after_ns = probe.read()?;
+    *reading = Some(after_ns);
+    let distance = Distance::between(before_ns, after_ns);
+    Ok(Run {
+        measured,
+        probe: Some(Bracket {
+            before_ns,
+            after_ns,
+            distance,
+        }),
+    })
+}
+
 /// One series over another, round by round.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ratio {
     /// What is compared.
     pub name: String,
-    /// The median over the pairs of runs that count.
-    pub median: f64,
-    /// The least of them.
-    pub min: f64,
-    /// The greatest of them.
-    pub max: f64,
-    /// Pairs that count: all four readings of the probe alike, or no run spun.
+    /// Over the pairs of runs that can be compared, if there are any.
+    pub figures: Option<RatioFigures>,
+    /// Pairs that can be compared: all four readings of the probe alike, or no run spun.
+    pub comparable: usize,
+    /// All pairs.
     pub pairs: usize,
-    /// All pairs. If none counts, the figures are over all of them.
-    pub of: usize,
+}
+
+/// How many times one is the other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RatioFigures {
+    /// The median over the pairs.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
 }
 
 impl Ratio {
     /// How many times `above` is `below`, figure by figure.
     pub fn of(name: &str, above: &Series, below: &Series) -> Self {
-        let pairs: Vec<(f64, bool)> = above
-            .runs
-            .iter()
-            .zip(&below.runs)
-            .map(|(above, below)| {
-                let readings = [above.probe, below.probe]
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|bracket| [bracket.before_ns, bracket.after_ns]);
-                (
-                    above.measured.figure() / below.measured.figure(),
-                    alike(readings),
-                )
+        let pairs = || above.runs.iter().zip(&below.runs);
+        let ratios: Vec<f64> = pairs()
+            .filter(|(above, below)| {
+                let brackets = [above.probe, below.probe].into_iter().flatten();
+                alike(brackets.flat_map(|bracket| [bracket.before_ns, bracket.after_ns]))
             })
-            .collect();
-        let like = pairs.iter().filter(|(_, alike)| *alike).count();
-        let counted: Vec<f64> = pairs
-            .iter()
-            .filter(|(_, alike)| *alike || like == 0)
-            .map(|(ratio, _)| *ratio)
+            .map(|(above, below)| above.measured.figure() / below.measured.figure())
             .collect();
         Self {
             name: name.into(),
-            median: median(counted.iter().copied()),
-            min: counted.iter().copied().fold(f64::INFINITY, f64::min),
-            max: counted.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            pairs: like,
-            of: pairs.len(),
+            figures: (!ratios.is_empty()).then(|| RatioFigures {
+                median: median(ratios.iter().copied()),
+                min: ratios.iter().copied().fold(f64::INFINITY, f64::min),
+                max: ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            }),
+            comparable: ratios.len(),
+            pairs: pairs().count(),
         }
     }
 }
@@ -223,30 +245,45 @@ mod tests {
         assert_eq!((series.min, series.median, series.max), (1.0, 2.0, 3.0));
     }
 
+    fn figures(min: f64, median: f64, max: f64) -> Option<RatioFigures> {
+        Some(RatioFigures { median, min, max })
+    }
+
     #[test]
     fn runs_that_slept_are_all_compared() {
         let above = series(vec![run(4.0, None), run(9.0, None)]);
         let below = series(vec![run(2.0, None), run(3.0, None)]);
         let ratio = Ratio::of("ratio", &above, &below);
-        assert_eq!((ratio.min, ratio.median, ratio.max), (2.0, 2.5, 3.0));
-        assert_eq!((ratio.pairs, ratio.of), (2, 2));
+        assert_eq!(ratio.figures, figures(2.0, 2.5, 3.0));
+        assert_eq!((ratio.comparable, ratio.pairs), (2, 2));
     }
 
     #[test]
     fn only_runs_of_like_placement_are_compared() {
-        let near = Some((50.0, 55.0));
-        let far = Some((400.0, 420.0));
+        let (near, far) = (Some((50.0, 55.0)), Some((400.0, 420.0)));
         let above = series(vec![run(4.0, near), run(90.0, far)]);
         let below = series(vec![run(2.0, near), run(3.0, near)]);
         let ratio = Ratio::of("ratio", &above, &below);
-        assert_eq!((ratio.median, ratio.pairs, ratio.of), (2.0, 1, 2));
+        assert_eq!(ratio.figures, figures(2.0, 2.0, 2.0));
+        assert_eq!((ratio.comparable, ratio.pairs), (1, 2));
     }
 
     #[test]
-    fn without_like_placements_all_are_compared_and_none_counts() {
+    fn crowded_runs_are_not_compared() {
+        let (crowded, near) = (Some((1e7, 1e7)), Some((50.0, 50.0)));
+        let above = series(vec![run(1e7, crowded), run(3.0, near)]);
+        let below = series(vec![run(1e7, crowded), run(1.0, near)]);
+        assert_eq!(
+            Ratio::of("ratio", &above, &below).figures,
+            figures(3.0, 3.0, 3.0)
+        );
+    }
+
+    #[test]
+    fn without_like_placements_nothing_is_compared() {
         let above = series(vec![run(4.0, Some((50.0, 400.0)))]);
         let below = series(vec![run(2.0, Some((50.0, 50.0)))]);
         let ratio = Ratio::of("ratio", &above, &below);
-        assert_eq!((ratio.median, ratio.pairs, ratio.of), (2.0, 0, 1));
+        assert_eq!((ratio.figures, ratio.comparable, ratio.pairs), (None, 0, 1));
     }
 }
