@@ -17,7 +17,7 @@ impl Bench {
     ///
     /// # Errors
     /// Whatever keeps it from measuring.
-    pub fn run(self) -> Result<()> {
+    pub fn run(&self) -> Result<()> {
         match self {
             Self::Floor(floor) => floor.run(),
         }

@@ -24,7 +24,7 @@ pub use latency::{Latency, latency};
 pub use machine::Machine;
 pub use options::Options;
 pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
-pub use report::{OutputError, Report, Section};
+pub use report::{Report, Section};
 pub use rounds::{Contender, Ratio, Series, alternate};
 pub use throughput::{Throughput, throughput};
 
