@@ -16,6 +16,7 @@ pub mod ring;
 mod segment;
 mod server;
 mod settings;
+pub mod stream;
 mod sync;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
@@ -36,3 +37,6 @@ pub use error::{
 pub use proto::status::Code;
 pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};
+#[cfg(feature = "tokio")]
+pub use stream::{AsyncByteStream, AsyncConnection};
+pub use stream::{ByteListener, ByteStream, Connection, Listener, ListenerBuilder, Received};

@@ -236,6 +236,20 @@ impl Source for PeerData {
         // a mapping that never hands out borrows.
         unsafe { copy::copy_from_shared(from.as_ptr(), to.as_mut_ptr(), to.len()) };
     }
+
+    #[inline(always)]
+    fn append_out(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
+        let from = self.0.data(offset, len);
+        to.reserve(len);
+        let end = to.len();
+        // SAFETY: `data` checked the source range. Behind its `end` bytes the vector has room for
+        // `len` more (`reserve`), which the copy initialises before they become part of it. The
+        // vector's memory cannot overlap a mapping that never hands out ownership.
+        unsafe {
+            copy::copy_from_shared(from.as_ptr(), to.as_mut_ptr().add(end), len);
+            to.set_len(end + len);
+        }
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -258,6 +272,9 @@ mod tests {
                 let mut out = vec![0; len];
                 peer_data.copy_out(at, &mut out);
                 assert_eq!(out, bytes, "{len} bytes at {at}");
+                let mut out = b"kept".to_vec();
+                peer_data.append_out(at, len, &mut out);
+                assert_eq!(out, [b"kept", &*bytes].concat(), "{len} bytes at {at}");
             }
         }
     }

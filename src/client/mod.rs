@@ -39,7 +39,7 @@ pub struct ClientBuilder {
     ring: usize,
     max_message: usize,
     memory: Memory,
-    spin: Spin,
+    pub(crate) spin: Spin,
     timeout: Duration,
     peers: PeerPolicy,
     label: String,
@@ -128,7 +128,7 @@ impl ClientBuilder {
         ))
     }
 
-    fn link(&self, name: &str, mode: Mode) -> Result<Link> {
+    pub(crate) fn link(&self, name: &str, mode: Mode) -> Result<Link> {
         let fits = (layout::MIN_CAPACITY..=layout::MAX_CAPACITY).contains(&self.ring);
         if !self.ring.is_power_of_two() || !fits {
             let rule = "a power of two, 4 KiB to 256 MiB";

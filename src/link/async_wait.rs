@@ -3,18 +3,17 @@
 use super::{Shared, Waited, Wanted};
 use crate::error::{Error, Result};
 use crate::settings::Spin;
-use crate::sys::{Sleeper, Woken};
+use crate::sys::{ReactorSleeper, Woken};
 use crate::waiter::{Slice, Spinner};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-/// How long a sleep may last whose announcement may have gone unseen (see [`Wanted::arm`]).
+/// How long a sleep may last whose announcement may have gone unseen (see `Wanted::arm`).
 const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
 
 /// One task's way to wait on a link. Never blocks the thread.
@@ -22,14 +21,13 @@ const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
 /// A wait has two stages. *Looking*: every poll looks at the ring for a slice of a few
 /// microseconds, then lets other tasks run and the reactor be polled, until the spin budget is
 /// used up. *Armed*: the peer knows that this side sleeps and will ring; the task is woken by the
-/// reactor, which costs nothing meanwhile.
+/// reactor and costs nothing meanwhile.
 ///
 /// # Cancellation
-/// A wait has no state that a dropped future could take along: the next one goes on where it
-/// was. Two things could go wrong, and both are looked for at the start of each poll. The next
-/// wait may want something else, or records may have been taken without a wait, so that the peer
-/// has rung already for the announcement that stands and would not ring for it again. Then a new
-/// announcement is made.
+/// The peer rings once for an announcement, and every ring comes to this waiter. So an
+/// announcement stands until a ring (or anything else) has come out of the sleeper, whether or not
+/// the future that made it still lives and whoever took what the ring was about; the next wait
+/// goes on with it if it covers what is wanted.
 #[derive(Debug)]
 pub(crate) struct AsyncWaiter {
     spinner: Spinner,
@@ -37,32 +35,32 @@ pub(crate) struct AsyncWaiter {
     runtime: Handle,
     /// Time spent looking in the wait that is under way.
     looked: Option<Duration>,
-    /// What the announcement that stands is about.
-    armed: Option<Armed>,
+    /// The announcement that stands.
+    armed: Option<Announcement>,
     /// Made at the first sleep.
-    sleeper: Option<AsyncFd<Sleeper>>,
+    sleeper: Option<ReactorSleeper>,
     sleeps: u64,
 }
 
 #[derive(Debug)]
-struct Armed {
-    about: About,
+struct Announcement {
+    for_data: bool,
+    for_space: bool,
     /// Ends a sleep whose announcement may go unseen.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-/// What was announced, and how far the rings were then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct About {
-    data: Option<u64>,
-    space: Option<(u64, usize)>,
+impl Announcement {
+    fn covers(&self, wanted: &Wanted<'_>) -> bool {
+        (self.for_data || wanted.data.is_none()) && (self.for_space || wanted.space.is_none())
+    }
 }
 
 impl AsyncWaiter {
     /// A waiter whose sleeps happen in the runtime that this is called in.
     ///
     /// # Errors
-    /// [`Error::Io`] outside of a Tokio runtime.
+    /// [`Error::Io`] outside a Tokio runtime.
     pub(crate) fn new(shared: Arc<Shared>, spin: Spin) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|error| {
             Error::io("find a Tokio runtime to sleep in")(io::Error::other(error))
@@ -93,7 +91,7 @@ impl AsyncWaiter {
         mut wanted: Wanted<'_>,
     ) -> Poll<Result<Waited>> {
         if wanted.is_ready() {
-            self.settle(&mut wanted);
+            self.disarm(wanted);
             return Poll::Ready(Ok(Waited::Ready));
         }
         if self.armed.is_some() {
@@ -107,7 +105,7 @@ impl AsyncWaiter {
         }
         match self.spinner.slice(&mut self.looked, || wanted.is_ready()) {
             Slice::Ready => {
-                self.settle(&mut wanted);
+                self.looked = None;
                 Poll::Ready(Ok(Waited::Ready))
             }
             Slice::Again => {
@@ -124,10 +122,14 @@ impl AsyncWaiter {
         self.armed.is_some()
     }
 
-    /// Takes an announcement back when nobody waits any more, so that the peer does not ring for
-    /// nothing.
+    /// Ends a wait, so that the peer does not ring for nothing. `wanted` is what was wanted, or
+    /// more.
+    #[inline]
     pub(crate) fn disarm(&mut self, mut wanted: Wanted<'_>) {
-        self.settle(&mut wanted);
+        self.looked = None;
+        if self.armed.take().is_some() {
+            wanted.disarm();
+        }
     }
 
     /// How often a sleep was announced.
@@ -140,89 +142,70 @@ impl AsyncWaiter {
         self.spinner.record()
     }
 
-    fn settle(&mut self, wanted: &mut Wanted<'_>) {
-        self.looked = None;
-        if self.armed.take().is_some() {
-            wanted.disarm();
-        }
-    }
-
     #[cold]
     fn sleep(&mut self, cx: &mut Context<'_>, mut wanted: Wanted<'_>) -> Poll<Result<Waited>> {
         loop {
-            let stands = self
+            if !self
                 .armed
                 .as_ref()
-                .is_some_and(|armed| armed.about == about(&wanted));
-            if !stands {
-                // Also takes back what an earlier wait left.
+                .is_some_and(|armed| armed.covers(&wanted))
+            {
+                // What an earlier wait left may have been rung for already.
                 wanted.disarm();
-                let reliable = wanted.arm();
-                self.sleeps += 1;
-                let alarm = (!reliable).then(|| {
-                    let _runtime = self.runtime.enter();
-                    Box::pin(tokio::time::sleep(UNRELIABLE_SLEEP))
-                });
-                self.armed = Some(Armed {
-                    about: about(&wanted),
-                    alarm,
-                });
+                self.announce(&mut wanted);
             }
             // In this order: what the peer published before it was gone is delivered first.
             let closed = self.shared.closed().is_some();
-            if wanted.is_ready() || closed {
-                let ready = wanted.is_ready();
-                self.settle(&mut wanted);
+            let ready = wanted.is_ready();
+            if ready || closed {
+                self.disarm(wanted);
                 let waited = if ready { Waited::Ready } else { Waited::Closed };
                 return Poll::Ready(Ok(waited));
             }
-            if let Some(Armed {
-                alarm: Some(alarm), ..
-            }) = &mut self.armed
-                && alarm.as_mut().poll(cx).is_ready()
-            {
-                self.armed = None;
-                continue;
-            }
-            let woken = ready!(self.poll_sleeper(cx));
-            // The peer may have rung for the announcement that stood, and rings once for each.
+            let woken = ready!(self.poll_woken(cx));
             self.armed = None;
+            wanted.disarm();
             match woken {
                 Ok(Woken::Control) => self.shared.read_control(),
                 Ok(_) => {}
                 Err(error) => {
-                    self.settle(&mut wanted);
-                    wanted.disarm();
+                    self.looked = None;
                     return Poll::Ready(Err(Error::io("sleep until the peer answers")(error)));
                 }
             }
         }
     }
 
-    /// Ready when the doorbell rang or the control socket has something since the last time.
-    fn poll_sleeper(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Woken>> {
+    fn announce(&mut self, wanted: &mut Wanted<'_>) {
+        let reliable = wanted.arm();
+        self.sleeps += 1;
+        self.armed = Some(Announcement {
+            for_data: wanted.data.is_some(),
+            for_space: wanted.space.is_some(),
+            alarm: (!reliable).then(|| {
+                let _runtime = self.runtime.enter();
+                Box::pin(tokio::time::sleep(UNRELIABLE_SLEEP))
+            }),
+        });
+    }
+
+    fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Woken>> {
+        if let Some(Announcement {
+            alarm: Some(alarm), ..
+        }) = &mut self.armed
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(Woken::TimedOut));
+        }
         let sleeper = match &mut self.sleeper {
             Some(sleeper) => sleeper,
             empty => {
                 let _runtime = self.runtime.enter();
-                let sleeper = Sleeper::new(self.shared.bell(), self.shared.control())?;
-                let interest = tokio::io::Interest::READABLE;
-                empty.insert(AsyncFd::with_interest(sleeper, interest)?)
+                let shared = &self.shared;
+                empty.insert(ReactorSleeper::new(shared.bell(), shared.control())?)
             }
         };
-        let mut ready = ready!(sleeper.poll_read_ready(cx))?;
-        // Takes the edges out of the sleeper, so that the next one is news to the reactor. One
-        // that comes from here on is not cleared below, for it makes a new readiness event.
-        let woken = ready.get_inner().sleep(Some(Duration::ZERO));
-        ready.clear_ready();
-        Poll::Ready(woken)
-    }
-}
-
-fn about(wanted: &Wanted<'_>) -> About {
-    About {
-        data: wanted.data.as_ref().map(|rx| rx.position()),
-        space: wanted.space.as_ref().map(|(tx, len)| (tx.position(), *len)),
+        sleeper.poll_sleep(cx)
     }
 }
 

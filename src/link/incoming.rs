@@ -98,7 +98,7 @@ pub(crate) fn next<'a>(
 /// The general case: extension fields, fragments, payloads that deserve their own buffer.
 #[cold]
 #[inline(never)]
-fn take_any(
+pub(crate) fn take_any(
     record: &super::rx::Record<'_>,
     reassembly: &mut Reassembly,
 ) -> Result<Option<Message<'static>>, Violation> {

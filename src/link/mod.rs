@@ -17,9 +17,9 @@ mod wait;
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::AsyncWaiter;
 pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
-pub(crate) use incoming::{Incoming, next as next_incoming};
+pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
-pub(crate) use rx::Rx;
+pub(crate) use rx::{Record, Rx};
 pub(crate) use tx::Tx;
 pub(crate) use wait::{Waited, Waiter, Wanted};
 

@@ -122,4 +122,14 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
         }
         Ok(true)
     }
+
+    /// The same message, as far out as it is, with its payload held differently.
+    pub(crate) fn map_payload<Q: AsRef<[u8]>>(self, hold: impl FnOnce(P) -> Q) -> Outgoing<Q> {
+        Outgoing {
+            header: self.header,
+            payload: hold(self.payload),
+            rest: self.rest,
+            next: self.next,
+        }
+    }
 }

@@ -57,7 +57,17 @@ impl Rx {
         &mut self,
         visit: impl FnOnce(Record<'_>) -> R,
     ) -> Result<Option<R>, Error> {
-        match self.consumer.pop(visit) {
+        self.pop_if(|record| (visit(record), true))
+    }
+
+    /// As [`pop`](Self::pop), but `visit` says whether the record is consumed. One that stays may
+    /// have changed by the next time.
+    #[inline(always)]
+    pub(crate) fn pop_if<R>(
+        &mut self,
+        visit: impl FnOnce(Record<'_>) -> (R, bool),
+    ) -> Result<Option<R>, Error> {
+        match self.consumer.pop_if(visit) {
             Ok(result) => {
                 if self.consumer.released() != self.considered {
                     self.wake_producer();

@@ -110,10 +110,6 @@ impl Tx {
         self.parking.disarm(self.own.space_parked());
     }
 
-    pub(crate) fn is_armed(&self) -> bool {
-        self.parking.is_armed()
-    }
-
     /// Ends this direction: the peer sees everything published and then the end.
     pub(crate) fn close(&mut self) {
         self.producer.close();

@@ -1,6 +1,10 @@
 //! Accepting connections: one thread per name, which shakes hands with any number of clients at a
 //! time, so that one that is slow, or silent on purpose, keeps nobody waiting.
 
+mod queue;
+
+pub use queue::{ByteListener, Listener, ListenerBuilder};
+
 use crate::error::{Error, Result};
 use crate::link::{Accepting, Grants, Link, Progress};
 use crate::name::Place;

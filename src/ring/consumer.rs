@@ -95,6 +95,20 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
         &mut self,
         visit: impl FnOnce(Record<'_, S>) -> R,
     ) -> Result<Option<R>, RingError> {
+        self.pop_if(|record| (visit(record), true))
+    }
+
+    /// Hands the next record to `visit` and consumes it if `visit` says so with a `true`. A record
+    /// that stays is handed out again next time; a hostile producer may have changed everything
+    /// about it by then, its length included.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop).
+    #[inline(always)]
+    pub fn pop_if<R>(
+        &mut self,
+        visit: impl FnOnce(Record<'_, S>) -> (R, bool),
+    ) -> Result<Option<R>, RingError> {
         let mut word = self.load_word();
         if word & FILLER != 0 && !self.skip_filler(&mut word)? {
             return Ok(None);
@@ -118,7 +132,10 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             body: offset + WORD,
             len,
         };
-        let result = visit(record);
+        let (result, consumed) = visit(record);
+        if !consumed {
+            return Ok(Some(result));
+        }
         self.head += size as u64;
         if self.head - self.published >= (self.capacity / 4) as u64 {
             self.release();
@@ -261,9 +278,7 @@ impl<S: Source> Record<'_, S> {
     #[inline(always)]
     pub fn append_to(&self, at: usize, to: &mut Vec<u8>) {
         if at < self.len {
-            let start = to.len();
-            to.resize(start + self.len - at, 0);
-            self.source.copy_out(self.body + at, &mut to[start..]);
+            self.source.append_out(self.body + at, self.len - at, to);
         }
     }
 }

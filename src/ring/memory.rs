@@ -36,6 +36,12 @@ pub trait Source {
     /// # Panics
     /// If the range leaves the ring; the ring checks lengths before it copies.
     fn copy_out(&self, offset: usize, to: &mut [u8]);
+    /// Appends `len` bytes to `to`, from `offset` on. Otherwise as [`copy_out`](Self::copy_out).
+    fn append_out(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + len, 0);
+        self.copy_out(offset, &mut to[start..]);
+    }
 }
 
 /// The data bytes of a ring, seen by its one producer.

@@ -345,7 +345,7 @@ impl ServerBuilder {
     }
 }
 
-fn check_limits(limits: &Limits) -> Result<()> {
+pub(crate) fn check_limits(limits: &Limits) -> Result<()> {
     let setting = |setting, rule| Err(Error::Setting { setting, rule });
     if !limits.min_ring.is_power_of_two() || limits.min_ring < layout::MIN_CAPACITY {
         return setting("min_ring", "a power of two, at least 4096");

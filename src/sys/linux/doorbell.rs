@@ -115,11 +115,10 @@ impl Sleeper {
     }
 }
 
-/// For reactors: readable while there is something that [`Sleeper::sleep`] would return for.
-#[cfg(feature = "tokio")]
-impl std::os::fd::AsRawFd for Sleeper {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
+impl AsFd for Sleeper {
+    /// The epoll descriptor: readable while a sleep would end at once.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -5,6 +5,8 @@ mod cpu;
 mod doorbell;
 mod memory;
 mod multiplexer;
+#[cfg(feature = "tokio")]
+mod reactor;
 
 pub(crate) use control::{
     ControlListener, ControlSocket, Received, default_directory, sweep_dead_name,
@@ -15,3 +17,5 @@ pub(crate) use cpu::{
 pub(crate) use doorbell::{Doorbell, Sleeper, Woken};
 pub(crate) use memory::{Mapping, SegmentHandle, create_segment, open_segment, page_size};
 pub(crate) use multiplexer::{Event, Multiplexer, MultiplexerWaker};
+#[cfg(feature = "tokio")]
+pub(crate) use reactor::ReactorSleeper;

@@ -1,0 +1,85 @@
+//! Sleeping in Tokio's reactor.
+
+use super::doorbell::{Doorbell, Sleeper, Woken};
+use rustix::fd::{AsFd, AsRawFd, RawFd};
+use std::io;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A place to sleep for one task.
+///
+/// An epoll descriptor can itself be watched by another epoll: the reactor watches a whole
+/// [`Sleeper`], and two halves of a connection can each have one in the same reactor.
+#[derive(Debug)]
+pub(crate) struct ReactorSleeper(AsyncFd<Descriptor>);
+
+#[derive(Debug)]
+struct Descriptor(Sleeper);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl ReactorSleeper {
+    /// # Panics
+    /// Outside a Tokio runtime with I/O.
+    pub(crate) fn new(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
+        let descriptor = Descriptor(Sleeper::new(doorbell, control)?);
+        // SAFETY: the descriptor is an OwnedFd inside, which is closed only with the AsyncFd and
+        // never replaced: nothing here hands out a mutable reference to it.
+        let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+        Ok(Self(watched.map_err(|error| error.into_parts().1)?))
+    }
+
+    /// Ready when the doorbell rang, or the control socket has something, since the last time. The
+    /// task is woken then. May be ready without a reason.
+    pub(crate) fn poll_sleep(&self, cx: &mut Context<'_>) -> Poll<io::Result<Woken>> {
+        let mut ready = ready!(self.0.poll_read_ready(cx))?;
+        // Takes the edges out of the sleeper, so that the next one is news to the reactor. One
+        // that comes from here on is not cleared below: it makes a readiness event of its own.
+        let woken = self.0.get_ref().0.sleep(Some(Duration::ZERO));
+        ready.clear_ready();
+        Poll::Ready(woken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    #[test]
+    fn each_ring_wakes_once_and_an_end_of_file_always() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build();
+        runtime.unwrap().block_on(async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let bell = Arc::new(Doorbell::new().unwrap());
+            let one = ReactorSleeper::new(&bell, &ours).unwrap();
+            let two = ReactorSleeper::new(&bell, &ours).unwrap();
+            for _ in 0..3 {
+                let from_elsewhere = bell.clone();
+                let ringing = std::thread::spawn(move || from_elsewhere.ring());
+                for sleeper in [&one, &two] {
+                    let woken = poll_fn(|cx| sleeper.poll_sleep(cx)).await.unwrap();
+                    assert_eq!(woken, Woken::Rung);
+                }
+                ringing.join().unwrap();
+                let again = poll_fn(|cx| Poll::Ready(one.poll_sleep(cx).is_pending())).await;
+                assert!(again, "one ring woke twice");
+            }
+            drop(theirs);
+            for sleeper in [&one, &two] {
+                let woken = poll_fn(|cx| sleeper.poll_sleep(cx)).await.unwrap();
+                assert_eq!(woken, Woken::Control);
+            }
+        });
+    }
+}

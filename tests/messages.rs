@@ -1,0 +1,767 @@
+//! Connections of messages between two processes.
+
+mod peer;
+
+use nearwire::stream::{Receiver, Sender};
+use nearwire::{
+    AsyncConnection, ClientBuilder, CloseReason, Connection, Error, Limits, Listener, Received,
+    Spin,
+};
+use peer::{PATIENCE, Peer, Place, eventually, kill_self, pattern, soon_after};
+use std::time::{Duration, Instant};
+
+/// Sizes around what could matter with rings of 64 KiB: words, records, half the ring, the ring.
+const SIZES: [usize; 25] = [
+    0,
+    1,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    63,
+    64,
+    65,
+    255,
+    256,
+    257,
+    1000,
+    4096,
+    16_319,
+    16_320,
+    32_703,
+    32_704,
+    32_705,
+    65_535,
+    65_536,
+    300_000,
+    1 << 20,
+];
+
+/// Spins for as long as any test takes, so that nobody ever sleeps.
+const ALWAYS: Spin = Spin {
+    budget: Duration::from_secs(60),
+    adaptive: false,
+};
+
+/// Plays the other process.
+#[test]
+fn peer_process() {
+    let Some((role, name)) = peer::role() else {
+        return;
+    };
+    let connect = || Connection::connect(&name).unwrap();
+    let with = |spin| {
+        ClientBuilder::new()
+            .spin(spin)
+            .connect_messages_blocking(&name)
+            .unwrap()
+    };
+    match role.as_str() {
+        "echo" => echo(connect()),
+        "echo, spinning" => echo(with(ALWAYS)),
+        "echo, sleeping" => echo(with(Spin::NEVER)),
+        "echo over the smallest rings" => {
+            echo(
+                ClientBuilder::new()
+                    .ring(4096)
+                    .connect_messages_blocking(&name)
+                    .unwrap(),
+            );
+        }
+        "batches" => {
+            let mut connection = connect();
+            let numbered = (0..BATCHED).map(|n| pattern(n, batched_len(n)));
+            assert_eq!(connection.send_batch(numbered).unwrap(), BATCHED as usize);
+        }
+        "send ten and die" => {
+            let mut connection = connect();
+            for n in 0..10 {
+                connection.send(&pattern(n, 2000)).unwrap();
+            }
+            kill_self();
+        }
+        "do nothing" => {
+            let _connection = connect();
+            std::thread::sleep(PATIENCE);
+        }
+        "receive for ever" => {
+            let mut connection = connect();
+            let _ = connection.recv(&mut Vec::new());
+        }
+        "receive for ever in Tokio" => {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let mut connection = AsyncConnection::connect(&name).await.unwrap();
+                let _ = connection.recv(&mut Vec::new()).await;
+            });
+        }
+        "listen and do nothing" => {
+            let listener = Listener::bind(&name).unwrap();
+            let _connection = listener.accept().unwrap();
+            std::thread::sleep(PATIENCE);
+        }
+        "finish, then count" => {
+            let mut connection = connect();
+            for n in 0..3 {
+                connection.send(&pattern(n, 100)).unwrap();
+            }
+            connection.finish();
+            let error = connection.send(b"more").unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    Error::Closed {
+                        reason: CloseReason::Local
+                    }
+                ),
+                "{error}"
+            );
+            let mut message = Vec::new();
+            for n in 0..5 {
+                assert!(connection.recv(&mut message).unwrap());
+                assert_eq!(message, pattern(n, 1000));
+            }
+            assert!(!connection.recv(&mut message).unwrap());
+            assert!(!connection.recv(&mut message).unwrap());
+        }
+        "echo in Tokio" => {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let mut connection = AsyncConnection::connect(&name).await.unwrap();
+                let mut message = Vec::new();
+                while connection.recv(&mut message).await.unwrap() {
+                    connection.send(&message).await.unwrap();
+                }
+            });
+        }
+        other => panic!("no role {other:?}"),
+    }
+}
+
+fn echo(mut connection: Connection) {
+    let mut message = Vec::new();
+    while connection.recv(&mut message).unwrap() {
+        connection.send(&message).unwrap();
+    }
+}
+
+/// A listener's end of a connection to the other process.
+fn accepted(place: &Place, role: &str, spin: Spin) -> (Peer, Connection) {
+    let listener = Listener::builder().spin(spin).bind(&place.name()).unwrap();
+    let peer = place.start(role);
+    let connection = listener
+        .accept_timeout(PATIENCE)
+        .unwrap()
+        .expect("a connection");
+    assert_eq!(connection.peer().pid, peer.id());
+    (peer, connection)
+}
+
+fn peer_gone<T: std::fmt::Debug>(result: nearwire::Result<T>) {
+    let error = result.unwrap_err();
+    let gone = matches!(
+        error,
+        Error::Closed {
+            reason: CloseReason::PeerGone
+        }
+    );
+    assert!(gone, "{error}");
+}
+
+#[test]
+fn messages_of_all_sizes_come_back_as_they_were() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "echo", Spin::default());
+    let mut answer = Vec::new();
+    for (seed, len) in SIZES.into_iter().chain(SIZES.into_iter().rev()).enumerate() {
+        let message = pattern(seed as u64, len);
+        connection.send(&message).unwrap();
+        assert!(connection.recv(&mut answer).unwrap());
+        assert!(
+            answer == message,
+            "{len} bytes came back as {} others",
+            answer.len()
+        );
+    }
+    connection.finish();
+    assert!(!connection.recv(&mut answer).unwrap());
+    peer.join();
+}
+
+#[test]
+fn messages_far_larger_than_the_ring_come_back_as_they_were() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "echo over the smallest rings", Spin::default());
+    let mut answer = Vec::new();
+    for len in [2_000, 5_000, 1 << 20, 3, 700_001] {
+        let message = pattern(7, len);
+        connection.send(&message).unwrap();
+        assert!(connection.recv(&mut answer).unwrap());
+        assert!(
+            answer == message,
+            "{len} bytes came back as {} others",
+            answer.len()
+        );
+    }
+    drop(connection);
+    peer.join();
+}
+
+const BATCHED: u64 = 20_000;
+
+/// Mostly small, now and then larger than a record.
+fn batched_len(n: u64) -> usize {
+    if n % 1000 == 999 {
+        50_000
+    } else {
+        (n * 37 % 300) as usize
+    }
+}
+
+#[test]
+fn batches_keep_the_order() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "batches", Spin::default());
+    let mut next = 0;
+    let mut largest = 0;
+    loop {
+        let taken = connection.recv_batch(100, |message| {
+            assert!(
+                message == pattern(next, batched_len(next)),
+                "message {next}"
+            );
+            next += 1;
+        });
+        let taken = taken.unwrap();
+        assert!(taken <= 100);
+        largest = largest.max(taken);
+        if taken == 0 {
+            break;
+        }
+    }
+    assert_eq!(next, BATCHED);
+    assert!(largest > 1, "no batch held more than one message");
+    peer.join();
+}
+
+#[test]
+fn a_message_above_the_limit_is_refused_before_anything_is_sent() {
+    let place = Place::new();
+    let listener = Listener::builder()
+        .limits(Limits {
+            max_message: 100_000,
+            ..Limits::default()
+        })
+        .bind(&place.name())
+        .unwrap();
+    let mut client = Connection::connect(&place.name()).unwrap();
+    let mut server = listener.accept().unwrap();
+    assert_eq!(client.max_message(), 100_000);
+    let error = client.send(&pattern(1, 100_001)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TooLarge {
+                len: 100_001,
+                limit: 100_000
+            }
+        ),
+        "{error}"
+    );
+    let mut message = Vec::new();
+    assert_eq!(server.try_recv(&mut message).unwrap(), Received::Nothing);
+    // The limit itself is fine, and try_send has its own.
+    let sending = std::thread::spawn(move || {
+        client.send(&pattern(2, 100_000)).unwrap();
+        let (mut sender, _receiver) = client.split();
+        let limit = sender.max_try_send();
+        let error = sender.try_send(&vec![0; limit + 1]).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    });
+    assert!(server.recv(&mut message).unwrap());
+    assert!(message == pattern(2, 100_000));
+    assert!(!server.recv(&mut message).unwrap());
+    sending.join().unwrap();
+}
+
+#[test]
+fn try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name()).unwrap();
+    let mut client = Connection::connect(&place.name()).unwrap();
+    let mut server = listener.accept().unwrap();
+    let message = pattern(3, 1000);
+    let mut sent = 0;
+    while client.try_send(&message).unwrap() {
+        sent += 1;
+    }
+    assert!((60..66).contains(&sent), "{sent} messages in 64 KiB");
+    let mut received = Vec::new();
+    for _ in 0..sent {
+        assert_eq!(server.try_recv(&mut received).unwrap(), Received::Message);
+        assert_eq!(received, message);
+    }
+    let waited = server.recv_timeout(&mut received, Duration::from_millis(1));
+    assert_eq!(waited.unwrap(), Received::Nothing);
+    assert!(client.try_send(&message).unwrap());
+    drop(client);
+    assert_eq!(server.try_recv(&mut received).unwrap(), Received::Message);
+    assert_eq!(server.try_recv(&mut received).unwrap(), Received::Finished);
+}
+
+#[test]
+fn what_was_sent_before_a_kill_arrives_and_then_the_error() {
+    for spin in [Spin::default(), Spin::NEVER] {
+        let place = Place::new();
+        let (mut peer, mut connection) = accepted(&place, "send ten and die", spin);
+        let mut message = Vec::new();
+        for n in 0..10 {
+            assert!(connection.recv(&mut message).unwrap());
+            assert_eq!(message, pattern(n, 2000));
+        }
+        peer_gone(connection.recv(&mut message));
+        peer_gone(connection.recv(&mut message));
+        peer_gone(connection.send(b"too late"));
+        peer.wait();
+    }
+}
+
+#[test]
+fn a_kill_is_noticed_by_a_poller() {
+    let place = Place::new();
+    let (mut peer, mut connection) = accepted(&place, "do nothing", Spin::default());
+    let mut message = Vec::new();
+    assert_eq!(
+        connection.try_recv(&mut message).unwrap(),
+        Received::Nothing
+    );
+    peer.kill();
+    peer.wait();
+    let noticed = (0..1000).find_map(|_| connection.try_recv(&mut message).err());
+    peer_gone::<()>(Err(noticed.expect("an error within 1000 calls")));
+}
+
+/// Kills the other process when this one has been blocked for a while.
+fn kill_soon(mut peer: Peer) -> std::thread::JoinHandle<Instant> {
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        let killed = peer.kill();
+        peer.wait();
+        killed
+    })
+}
+
+#[test]
+fn a_kill_ends_a_blocked_recv() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
+    let killer = kill_soon(peer);
+    let received = connection.recv(&mut Vec::new());
+    let killed = killer.join().unwrap();
+    soon_after(killed, "a blocked recv");
+    peer_gone(received);
+    assert!(connection.wait_stats().sleeps > 0);
+}
+
+#[test]
+fn a_kill_ends_a_blocked_send() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
+    let killer = kill_soon(peer);
+    let message = pattern(1, 1000);
+    let sent = loop {
+        if let Err(error) = connection.send(&message) {
+            break Err::<(), _>(error);
+        }
+    };
+    soon_after(killer.join().unwrap(), "a blocked send");
+    peer_gone(sent);
+}
+
+#[test]
+fn a_kill_ends_a_send_of_a_message_larger_than_the_ring() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
+    let killer = kill_soon(peer);
+    let sent = connection.send(&pattern(1, 1 << 20));
+    soon_after(killer.join().unwrap(), "a blocked send in pieces");
+    peer_gone(sent);
+}
+
+#[test]
+fn a_kill_of_the_listening_process_is_noticed_too() {
+    let place = Place::new();
+    let peer = place.start("listen and do nothing");
+    let mut connection = eventually(|| Connection::connect(&place.name()));
+    let killer = kill_soon(peer);
+    let received = connection.recv(&mut Vec::new());
+    soon_after(killer.join().unwrap(), "a client's recv");
+    peer_gone(received);
+}
+
+#[test]
+fn a_kill_wakes_both_halves() {
+    let place = Place::new();
+    let (peer, connection) = accepted(&place, "do nothing", Spin::default());
+    let (mut sender, mut receiver): (Sender, Receiver) = connection.split();
+    let sending = std::thread::spawn(move || {
+        let message = pattern(1, 1000);
+        loop {
+            if let Err(error) = sender.send(&message) {
+                return Err::<(), _>(error);
+            }
+        }
+    });
+    let killer = kill_soon(peer);
+    peer_gone(receiver.recv(&mut Vec::new()));
+    peer_gone(sending.join().unwrap());
+    soon_after(killer.join().unwrap(), "both halves");
+}
+
+#[tokio::test]
+async fn a_kill_ends_waits_in_tokio() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name()).unwrap();
+    let peer = place.start("do nothing");
+    let (mut sender, mut receiver) = listener.accept_async().await.unwrap().split();
+    let killer = kill_soon(peer);
+    let receiving = tokio::spawn(async move { receiver.recv(&mut Vec::new()).await });
+    let sending = tokio::spawn(async move {
+        let message = pattern(1, 1000);
+        loop {
+            if let Err(error) = sender.send(&message).await {
+                return Err::<(), _>(error);
+            }
+        }
+    });
+    let (received, sent) = (receiving.await.unwrap(), sending.await.unwrap());
+    soon_after(killer.join().unwrap(), "a task's recv and another's send");
+    peer_gone(received);
+    peer_gone(sent);
+}
+
+#[test]
+fn each_direction_ends_by_itself() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "finish, then count", Spin::default());
+    let mut message = Vec::new();
+    for n in 0..3 {
+        assert!(connection.recv(&mut message).unwrap());
+        assert_eq!(message, pattern(n, 100));
+    }
+    message.push(1);
+    assert!(!connection.recv(&mut message).unwrap());
+    assert_eq!(message.len(), 101, "the end leaves the buffer alone");
+    for n in 0..5 {
+        connection.send(&pattern(n, 1000)).unwrap();
+    }
+    connection.finish();
+    peer.join();
+    // The peer has dropped its end by now.
+    let error = connection.send(b"more").unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+}
+
+#[test]
+fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name()).unwrap();
+    let mut client = Connection::connect(&place.name()).unwrap();
+    drop(listener.accept().unwrap());
+    let message = pattern(1, 1000);
+    let error = (0..100)
+        .find_map(|_| client.send(&message).err())
+        .expect("a full ring ends it");
+    assert!(
+        matches!(
+            error,
+            Error::Closed {
+                reason: CloseReason::Finished
+            }
+        ),
+        "{error}"
+    );
+    assert!(!client.recv(&mut Vec::new()).unwrap());
+}
+
+#[test]
+fn nobody_is_woken_who_is_awake() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "echo, spinning", ALWAYS);
+    let mut answer = Vec::new();
+    for n in 0..500 {
+        let message = pattern(n, 64);
+        connection.send(&message).unwrap();
+        assert!(connection.recv(&mut answer).unwrap());
+        assert_eq!(answer, message);
+    }
+    let stats = connection.wait_stats();
+    assert_eq!((stats.wakeups, stats.sleeps, stats.spins_wasted), (0, 0, 0));
+    connection.finish();
+    peer.join();
+}
+
+#[test]
+fn a_sleeper_is_woken_once_for_each_sleep() {
+    let place = Place::new();
+    let (peer, mut connection) = accepted(&place, "echo, sleeping", Spin::NEVER);
+    let mut answer = Vec::new();
+    for n in 0..500 {
+        let message = pattern(n, 64);
+        connection.send(&message).unwrap();
+        assert!(connection.recv(&mut answer).unwrap());
+        assert_eq!(answer, message);
+    }
+    let stats = connection.wait_stats();
+    assert!(stats.wakeups <= 500, "{stats:?}");
+    assert!(stats.sleeps > 0, "{stats:?}");
+    assert_eq!((stats.spins_paid, stats.spins_wasted), (0, 0));
+    connection.finish();
+    peer.join();
+}
+
+#[test]
+fn an_idle_connection_costs_nothing() {
+    for role in ["receive for ever", "receive for ever in Tokio"] {
+        let place = Place::new();
+        let listener = Listener::bind(&place.name()).unwrap();
+        let peer = place.start(role);
+        let _connection = listener
+            .accept_timeout(PATIENCE)
+            .unwrap()
+            .expect("a connection");
+        // Until it is asleep.
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = peer.cpu_time();
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = peer.cpu_time();
+            if now == before {
+                break;
+            }
+            before = now;
+            assert!(Instant::now() < deadline, "{role}: never asleep");
+        }
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!(
+            peer.cpu_time(),
+            before,
+            "{role}: not a nanosecond while idle"
+        );
+    }
+}
+
+#[test]
+fn two_threads_share_a_connection() {
+    const COUNT: u64 = 20_000;
+    let place = Place::new();
+    let (peer, connection) = accepted(&place, "echo", Spin::default());
+    let (mut sender, mut receiver) = connection.split();
+    let sending = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            sender.send(&pattern(n, (n % 500) as usize)).unwrap();
+        }
+    });
+    let mut message = Vec::new();
+    for n in 0..COUNT {
+        assert!(receiver.recv(&mut message).unwrap());
+        assert!(message == pattern(n, (n % 500) as usize), "message {n}");
+    }
+    // The sender is dropped: this direction is finished and the other process ends its own.
+    sending.join().unwrap();
+    assert!(!receiver.recv(&mut message).unwrap());
+    peer.join();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_echo_messages_of_all_sizes() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name()).unwrap();
+    let peer = place.start("echo in Tokio");
+    let mut connection = listener.accept_async().await.unwrap();
+    let mut answer = Vec::new();
+    for (seed, len) in SIZES.into_iter().enumerate() {
+        let message = pattern(seed as u64, len);
+        connection.send(&message).await.unwrap();
+        assert!(connection.recv(&mut answer).await.unwrap());
+        assert!(
+            answer == message,
+            "{len} bytes came back as {} others",
+            answer.len()
+        );
+    }
+    // Batches, with what comes back received in another task.
+    let (mut sender, mut receiver) = connection.split();
+    let receiving = tokio::spawn(async move {
+        let mut next = 0;
+        loop {
+            let taken = receiver.recv_batch(64, |message| {
+                assert!(
+                    message == pattern(next, batched_len(next)),
+                    "message {next}"
+                );
+                next += 1;
+            });
+            if taken.await.unwrap() == 0 {
+                return next;
+            }
+        }
+    });
+    let numbered = (0..5000).map(|n| pattern(n, batched_len(n)));
+    assert_eq!(sender.send_batch(numbered).await.unwrap(), 5000);
+    sender.finish().await.unwrap();
+    assert_eq!(receiving.await.unwrap(), 5000);
+    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
+}
+
+/// On one thread: waiting must let the timers, and the other end, run.
+#[tokio::test]
+async fn dropped_futures_lose_and_tear_nothing() {
+    let place = Place::new();
+    let listener = Listener::bind(&place.name()).unwrap();
+    let client = AsyncConnection::connect(&place.name()).await.unwrap();
+    let server = listener.accept_async().await.unwrap();
+    let (mut sender, _client_receiver) = client.split();
+    let (_server_sender, mut receiver) = server.split();
+    let mut message = Vec::new();
+    let short = Duration::from_millis(1);
+
+    // Receives that end early, spinning or asleep.
+    for n in 0..20 {
+        let received = tokio::time::timeout(short, receiver.recv(&mut message)).await;
+        assert!(received.is_err(), "nothing was sent");
+        sender.send(&pattern(n, 100)).await.unwrap();
+        if n % 2 == 0 {
+            assert_eq!(receiver.try_recv(&mut message).unwrap(), Received::Message);
+        } else {
+            assert!(receiver.recv(&mut message).await.unwrap());
+        }
+        assert_eq!(message, pattern(n, 100));
+    }
+
+    // A message in pieces whose future is dropped half way is sent whole, before the next one.
+    for n in 0..3 {
+        let large = pattern(n, 1 << 20);
+        let sent = tokio::time::timeout(short, sender.send(&large)).await;
+        assert!(sent.is_err(), "nobody receives");
+        drop(large);
+        assert!(
+            !sender.try_send(b"ahead").unwrap(),
+            "nothing overtakes the rest"
+        );
+        let next = async {
+            sender.send(b"next").await.unwrap();
+            sender.flush().await.unwrap();
+        };
+        let both = async {
+            assert!(receiver.recv(&mut message).await.unwrap());
+            assert!(message == pattern(n, 1 << 20), "the rest of message {n}");
+            assert!(receiver.recv(&mut message).await.unwrap());
+            assert_eq!(message, b"next");
+        };
+        tokio::join!(next, both);
+    }
+
+    // A message that never gets out whole is not an orderly end.
+    let large = pattern(9, 1 << 20);
+    assert!(
+        tokio::time::timeout(short, sender.send(&large))
+            .await
+            .is_err()
+    );
+    drop(sender);
+    let error = receiver.recv(&mut message).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_waiting_task_lets_others_run() {
+    let place = Place::new();
+    let listener = Listener::builder()
+        .spin(ALWAYS)
+        .bind(&place.name())
+        .unwrap();
+    let mut client = ClientBuilder::new()
+        .spin(ALWAYS)
+        .connect_messages(&place.name())
+        .await
+        .unwrap();
+    let mut server = listener.accept_async().await.unwrap();
+    // Both ends, and a timer, on one thread, and nobody ever sleeps.
+    let serving = tokio::spawn(async move {
+        let mut message = Vec::new();
+        while server.recv(&mut message).await.unwrap() {
+            server.send(&message).await.unwrap();
+        }
+        server.wait_stats()
+    });
+    let ticking = tokio::spawn(async {
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    for n in 0..200 {
+        client.send(&pattern(n, 64)).await.unwrap();
+        assert!(client.recv(&mut answer).await.unwrap());
+        assert_eq!(answer, pattern(n, 64));
+    }
+    ticking.await.unwrap();
+    client.finish().await.unwrap();
+    let stats = serving.await.unwrap().sleeps + client.wait_stats().sleeps;
+    assert_eq!(stats, 0);
+}
+
+#[test]
+fn a_listener_has_limits_and_says_so() {
+    let place = Place::new();
+    let listener = Listener::builder()
+        .limits(Limits {
+            max_connections: 3,
+            ..Limits::default()
+        })
+        .max_pending(2)
+        .bind(&place.name())
+        .unwrap();
+    assert!(
+        listener
+            .accept_timeout(Duration::from_millis(1))
+            .unwrap()
+            .is_none()
+    );
+    let connect = || Connection::connect(&place.name());
+    let refused = |what: &str| {
+        let error = connect().unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    };
+    let _one = connect().unwrap();
+    let _two = connect().unwrap();
+    refused("2 connections wait");
+    let accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
+    let _three = connect().unwrap();
+    assert_eq!(listener.connections(), 3);
+    refused("3 connections");
+    // A place becomes free when a connection's last half is dropped.
+    let [first, second] = accepted;
+    let (sender, receiver) = first.split();
+    drop(sender);
+    assert_eq!(listener.connections(), 3);
+    drop(receiver);
+    assert_eq!(listener.connections(), 2);
+    let mut four = connect().unwrap();
+    drop(second);
+    // Whoever waits is turned away when the listener goes.
+    drop(listener);
+    assert!(four.recv(&mut Vec::new()).is_err());
+    assert!(matches!(connect(), Err(Error::NoServer { .. })));
+}
+
+#[test]
+fn a_listener_refuses_other_modes() {
+    let place = Place::new();
+    let _listener = Listener::bind(&place.name()).unwrap();
+    let error = nearwire::ByteStream::connect(&place.name()).unwrap_err();
+    assert!(matches!(error, Error::Handshake(_)), "{error}");
+    let error = nearwire::BlockingClient::connect(&place.name()).unwrap_err();
+    assert!(matches!(error, Error::Handshake(_)), "{error}");
+}

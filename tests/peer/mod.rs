@@ -1,0 +1,154 @@
+//! The other process of a test, and what both processes agree on.
+//!
+//! A test runs its own binary again, with the name of a *role* in the environment; the test
+//! function `peer_process` of that binary plays the role and does nothing otherwise.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+const ROLE: &str = "NEARWIRE_TEST_ROLE";
+const NAME: &str = "NEARWIRE_TEST_NAME";
+
+/// Far more than anything takes that is not hung.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory for one test's socket.
+pub struct Place(PathBuf);
+
+impl Place {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let unique = format!("nearwire-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(unique);
+        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+
+    /// The name to listen on.
+    pub fn name(&self) -> String {
+        self.0.join("socket").to_str().unwrap().to_owned()
+    }
+
+    /// The other process, in this role.
+    pub fn start(&self, role: &str) -> Peer {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["peer_process", "--exact", "--nocapture"])
+            .env(ROLE, role)
+            .env(NAME, self.name())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Peer(child)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Role and name, in the other process.
+pub fn role() -> Option<(String, String)> {
+    Some((std::env::var(ROLE).ok()?, std::env::var(NAME).ok()?))
+}
+
+/// The other process. It does not outlive this.
+pub struct Peer(Child);
+
+impl Peer {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// SIGKILL. Returns when it was sent.
+    pub fn kill(&mut self) -> Instant {
+        let now = Instant::now();
+        self.0.kill().unwrap();
+        now
+    }
+
+    /// Waits for the process to end by itself, and well.
+    pub fn join(mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                assert!(status.success(), "the other process failed: {status}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the other process hangs");
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+
+    /// Time that the process has spent on processors, in ns, all threads together. A sleeping
+    /// process has exactly what it had.
+    pub fn cpu_time(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let of_task = |task: std::io::Result<fs::DirEntry>| -> u64 {
+            let text = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+            text.split(' ').next().unwrap().parse().unwrap()
+        };
+        tasks.map(of_task).sum()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Ends this process as `kill -9` does.
+pub fn kill_self() -> ! {
+    let id = std::process::id().to_string();
+    Command::new("kill").args(["-9", &id]).status().unwrap();
+    unreachable!("killed");
+}
+
+/// Blocks until the connection to the other process, which may have to start first, is there.
+pub fn eventually<T>(mut connect: impl FnMut() -> nearwire::Result<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connect() {
+            Err(nearwire::Error::NoServer { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.unwrap(),
+        }
+    }
+}
+
+/// Bytes that tell where they belong: the same for the same `seed` and length.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Asserts that something ended soon enough after a kill not to have hung, and prints how soon.
+pub fn soon_after(killed: Instant, what: &str) {
+    let took = killed.elapsed();
+    eprintln!("{what}: {took:?} after the kill");
+    assert!(took < Duration::from_secs(2), "{what} took {took:?}");
+}
