@@ -111,6 +111,12 @@ pub enum Error {
         /// What the server offers, some of it if it is much.
         known: Vec<String>,
     },
+    /// The method answers in another way than it is called for.
+    #[error("the method {name:?} answers in another way: use call for one reply, stream for many")]
+    WrongShape {
+        /// The method's name.
+        name: String,
+    },
     /// More calls in flight than the connection takes.
     #[error("{limit} calls are in flight, the most that this connection takes: await some first")]
     TooManyInFlight {

@@ -26,15 +26,19 @@ mod typed;
 mod waiter;
 mod worker;
 
-#[cfg(all(feature = "tokio", feature = "serde"))]
-pub use client::TypedCall;
 pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 #[cfg(feature = "tokio")]
-pub use client::{Call, Client};
+pub use client::{ByteItems, Call, Client};
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use client::{Items, TypedCall};
 pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };
 pub use proto::status::Code;
+#[cfg(feature = "tokio")]
+pub use server::ItemSender;
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use server::Sender;
 pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};
 #[cfg(feature = "tokio")]

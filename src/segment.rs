@@ -197,7 +197,14 @@ impl Sink for LocalData {
         // SAFETY: `data` checked the range; `from` is memory of this process outside the mapping
         // or, if inside, borrowed from another LocalData, so the ranges do not overlap; nobody
         // else writes there (module head).
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
+        unsafe { copy::copy_to_shared(from.as_ptr(), to.as_ptr(), from.len()) };
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        if offset < self.0.capacity {
+            copy::prefetch_for_write(self.0.data(offset, 0));
+        }
     }
 }
 
@@ -209,13 +216,6 @@ impl InPlace for LocalData {
         // is the only LocalData of the segment and is borrowed for the slice's life, and the peer
         // cannot write (module head).
         unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), len) }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, offset: usize) {
-        if offset < self.0.capacity {
-            copy::prefetch_for_write(self.0.data(offset, 0));
-        }
     }
 }
 

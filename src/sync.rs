@@ -1,6 +1,9 @@
 //! The atomics that the algorithms are written in: the real ones, or loom's under `--cfg loom`.
 
 #[cfg(loom)]
+pub(crate) mod processors;
+
+#[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -8,11 +11,11 @@ pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
 /// Stops the compiler, not the processor, from moving accesses across this point.
 ///
 /// Used where the processor's fence is supplied by the other side ([`crate::sys::heavy_fence`]).
-/// loom knows no such asymmetry and gets the full fence, which orders at least as much.
+/// Under loom such fences come from `processors`.
 #[inline(always)]
 pub(crate) fn compiler_fence() {
     #[cfg(loom)]
-    loom::sync::atomic::fence(Ordering::SeqCst);
+    processors::compiler_fence();
     #[cfg(not(loom))]
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }

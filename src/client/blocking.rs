@@ -240,7 +240,6 @@ impl BlockingClient {
     /// Waits until a reply may be there. The caller polls again.
     #[inline]
     fn wait_for_reply(&mut self, id: u64, deadline: Option<Instant>) -> Result<()> {
-        self.link.tx.prefetch_next();
         let wanted = Wanted {
             data: Some(&mut self.link.rx),
             space: None,

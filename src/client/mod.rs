@@ -8,10 +8,10 @@ mod pipeline;
 
 pub use blocking::BlockingClient;
 pub use methods::Method;
-#[cfg(all(feature = "tokio", feature = "serde"))]
-pub use multiplexed::TypedCall;
 #[cfg(feature = "tokio")]
-pub use multiplexed::{Call, Client};
+pub use multiplexed::{ByteItems, Call, Client};
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use multiplexed::{Items, TypedCall};
 pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};
@@ -22,6 +22,9 @@ use crate::proto::handshake::MAX_LABEL;
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use std::time::Duration;
+
+/// Credits that a client grants each stream in advance: 64 items or 4 MiB.
+pub(crate) const STREAM_CREDITS: u32 = 64;
 
 /// How to connect. The same settings serve blocking and async clients.
 ///
@@ -142,6 +145,7 @@ impl ClientBuilder {
             ring_to_server: self.ring,
             ring_to_client: self.ring,
             max_message: self.max_message as u64,
+            stream_credits: STREAM_CREDITS,
             memory: self.memory,
             label: self.label.clone(),
             timeout: self.timeout,

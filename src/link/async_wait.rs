@@ -116,6 +116,25 @@ impl AsyncWaiter {
         }
     }
 
+    /// Waits for nothing but the connection's end. The peer rings nobody meanwhile.
+    ///
+    /// Ready when there may be something after all, or the connection is over.
+    ///
+    /// # Errors
+    /// As [`poll_wait`](Self::poll_wait).
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Waited>> {
+        while self.shared.closed().is_none() {
+            match ready!(self.poll_woken(cx)) {
+                Ok(Woken::Control) => self.shared.read_control(),
+                Ok(_) => {}
+                Err(error) => {
+                    return Poll::Ready(Err(Error::io("sleep until the peer is gone")(error)));
+                }
+            }
+        }
+        Poll::Ready(Ok(Waited::Closed))
+    }
+
     /// Whether the task sleeps, or is about to, until the peer rings; otherwise it is polled again
     /// in a moment.
     pub(crate) fn is_armed(&self) -> bool {
@@ -211,7 +230,7 @@ impl AsyncWaiter {
 
 /// Has the task polled again after others had their turn and the reactor was looked at. Waking it
 /// at once would keep both waiting, and on the multi-threaded runtime send another thread after it.
-fn let_others_run(cx: &mut Context<'_>) {
+pub(crate) fn let_others_run(cx: &mut Context<'_>) {
     let polled = pin!(tokio::task::yield_now()).poll(cx);
     debug_assert!(polled.is_pending());
 }

@@ -42,6 +42,8 @@ pub(crate) struct Wishes {
     pub(crate) ring_to_client: usize,
     /// The largest message that this side takes, in bytes.
     pub(crate) max_message: u64,
+    /// What it grants each stream in advance.
+    pub(crate) stream_credits: u32,
     pub(crate) memory: Memory,
     pub(crate) label: String,
     pub(crate) timeout: Duration,
@@ -63,7 +65,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         ring_to_client: wishes.ring_to_client as u32,
         max_message: wishes.max_message,
         pid: std::process::id(),
-        stream_credits: 0,
+        stream_credits: wishes.stream_credits,
         label: wishes.label.clone(),
     };
     let page = sys::page_size();
@@ -109,6 +111,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         max_message_out: welcome.max_message,
         max_message_in: wishes.max_message,
         max_in_flight: welcome.max_in_flight as usize,
+        stream_credits: welcome.stream_credits,
         connection_id: welcome.connection_id,
         methods: welcome.methods,
         peer_label: welcome.label,
@@ -433,6 +436,7 @@ impl Accepting {
             max_message_out: agreed.client_max_message,
             max_message_in: self.grants.max_message,
             max_in_flight: self.grants.max_in_flight,
+            stream_credits: agreed.client_stream_credits,
             connection_id: self.connection_id,
             methods: self.grants.methods.clone(),
             peer_label: agreed.client_label,

@@ -15,7 +15,7 @@ mod tx;
 mod wait;
 
 #[cfg(feature = "tokio")]
-pub(crate) use async_wait::AsyncWaiter;
+pub(crate) use async_wait::{AsyncWaiter, let_others_run};
 pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
@@ -46,6 +46,8 @@ pub(crate) struct Terms {
     pub(crate) max_message_in: u64,
     /// Calls that may be in flight.
     pub(crate) max_in_flight: usize,
+    /// Credits that the peer grants each stream in advance.
+    pub(crate) stream_credits: u32,
     /// The server's number for the connection.
     pub(crate) connection_id: u64,
     /// The server's methods.

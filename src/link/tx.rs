@@ -81,12 +81,6 @@ impl Tx {
         }
     }
 
-    /// See [`Producer::prefetch_next`].
-    #[inline(always)]
-    pub(crate) fn prefetch_next(&self) {
-        self.producer.prefetch_next();
-    }
-
     /// Whether something is staged and not published.
     #[inline(always)]
     pub(crate) fn has_staged(&self) -> bool {

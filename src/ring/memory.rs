@@ -50,6 +50,11 @@ pub trait Sink {
     fn word(&self, offset: usize) -> &AtomicU64;
     /// Copies `from` in, from `offset` on. Panics like [`Source::copy_out`].
     fn copy_in(&mut self, offset: usize, from: &[u8]);
+    /// Asks the processor to fetch the line at `offset` for writing: a hint, for any offset.
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        let _ = offset;
+    }
 }
 
 /// A [`Sink`] whose bytes can be written in place.
@@ -58,8 +63,6 @@ pub trait Sink {
 pub trait InPlace: Sink {
     /// The bytes from `offset` on, `len` of them. Panics like [`Source::copy_out`].
     fn slice_mut(&mut self, offset: usize, len: usize) -> &mut [u8];
-    /// Asks the processor to fetch the line at `offset` for writing. Any offset is allowed.
-    fn prefetch(&self, offset: usize);
 }
 
 /// Rings over plain words of this process, for models and property tests.
@@ -68,9 +71,8 @@ pub(crate) mod heap {
     use super::*;
     use crate::sync::Ordering::Relaxed;
     #[cfg(loom)]
-    use loom::{cell::UnsafeCell, sync::Arc};
+    use loom::cell::UnsafeCell;
     use std::ops::Range;
-    #[cfg(not(loom))]
     use std::sync::Arc;
 
     /// One side's segment made of words on the heap.

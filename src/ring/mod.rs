@@ -49,7 +49,7 @@ use crate::layout::{MAX_CAPACITY, WORD};
 mod consumer;
 mod memory;
 #[cfg(all(test, loom))]
-mod models;
+pub(crate) mod models;
 mod producer;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -7,6 +7,9 @@ use super::{
 use crate::layout::{WORD, max_body, record_size};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 
+/// How far ahead of the tail lines are fetched for writing, in bytes (docs: tuning).
+const PREFETCH_AHEAD: u64 = 1024;
+
 /// The one producer of a ring.
 ///
 /// Records are *staged* and become visible together by [`publish`](Self::publish); nothing here
@@ -96,6 +99,13 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
         // longest body first.
         if len > self.max_body() || self.tail + record_size(len) as u64 > self.limit {
             self.make_room(len)?;
+        }
+        // The consumer's core owns the lines that it read a lap ago, and stores retire in order: one
+        // that waits for its line holds up the commit word behind it. So they are asked for early.
+        let ahead = self.tail + PREFETCH_AHEAD;
+        self.sink.prefetch(self.offset(ahead));
+        if len > 64 - WORD {
+            self.sink.prefetch(self.offset(ahead + 64));
         }
         let body = self.offset(self.tail) + WORD;
         Ok(Reservation {
@@ -275,17 +285,6 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
             self.sink.word(self.offset(self.tail)).store(word, Relaxed);
         }
         self.tail += size as u64;
-    }
-}
-
-impl<S: InPlace, P: Cursors> Producer<S, P> {
-    /// Fetches the lines of the next record for writing, so that their transfer from the
-    /// consumer's core overlaps with waiting for its answer.
-    #[inline(always)]
-    pub fn prefetch_next(&self) {
-        let offset = self.offset(self.tail);
-        self.sink.prefetch(offset);
-        self.sink.prefetch((offset + 64) & (self.capacity - 1));
     }
 }
 

@@ -8,10 +8,48 @@
 
 use std::ptr::NonNull;
 
-/// Longest copy that is done by register moves; from here on by `rep movsb`, whose start-up is
-/// then paid for.
-#[cfg(target_arch = "x86_64")]
-const MOVES: usize = 256;
+/// Longest copy that is done in line; a call of `memcpy` costs as much as it does for 64 bytes.
+const SHORT: usize = 256;
+
+/// Copies `len` bytes from private memory to memory that only this process writes.
+///
+/// The sizes are split into classes without a loop, each of which moves the first and the last
+/// bytes, overlapping in the middle: a loop is what the compiler turns into a call of `memcpy`.
+///
+/// # Safety
+/// `from` must be readable and `to` writable for `len` bytes, the ranges must not overlap, and
+/// nobody else may write either.
+#[inline(always)]
+pub(super) unsafe fn copy_to_shared(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: each class is at least half as long as what it moves from either end, so every
+    // access lies within the `len` bytes that the caller vouches for.
+    unsafe {
+        match len {
+            33..=64 => move_ends::<32>(from, to, len),
+            65..=128 => move_ends::<64>(from, to, len),
+            17..=32 => move_ends::<16>(from, to, len),
+            8..=16 => move_ends::<8>(from, to, len),
+            129..=SHORT => move_ends::<128>(from, to, len),
+            _ => std::ptr::copy_nonoverlapping(from, to, len),
+        }
+    }
+}
+
+/// Copies the first and the last `HALF` bytes of a stretch of `HALF` to twice `HALF` bytes.
+///
+/// # Safety
+/// As [`copy_to_shared`], and `len` is at least `HALF`.
+#[inline(always)]
+unsafe fn move_ends<const HALF: usize>(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the two stretches begin at 0 and at `len - HALF` and end within `len`. Both are read
+    // before either is written.
+    unsafe {
+        let first = from.cast::<[u8; HALF]>().read();
+        let last = from.add(len - HALF).cast::<[u8; HALF]>().read();
+        to.cast::<[u8; HALF]>().write(first);
+        to.add(len - HALF).cast::<[u8; HALF]>().write(last);
+    }
+}
 
 /// Copies `len` bytes from shared memory to private memory.
 ///
@@ -26,51 +64,113 @@ pub(super) unsafe fn copy_from_shared(from: *const u8, to: *mut u8, len: usize) 
     // which the caller guarantees to be valid; only the named registers and memory change. SSE2 is
     // part of x86-64.
     unsafe {
-        if len >= 16 && len <= MOVES {
-            let last = len - 16;
-            let mut at = 0;
-            while at < last {
-                asm!(
-                    "movups {x}, [{from} + {at}]",
-                    "movups [{to} + {at}], {x}",
-                    x = out(xmm_reg) _, from = in(reg) from, to = in(reg) to, at = in(reg) at,
-                    options(nostack, preserves_flags)
-                );
-                at += 16;
+        match len {
+            33..=64 => asm!(
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + 16]",
+                "movups {c}, [{from} + {len} - 32]",
+                "movups {d}, [{from} + {len} - 16]",
+                "movups [{to}], {a}",
+                "movups [{to} + 16], {b}",
+                "movups [{to} + {len} - 32], {c}",
+                "movups [{to} + {len} - 16], {d}",
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                options(nostack, preserves_flags)
+            ),
+            65..=128 => asm!(
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + 16]",
+                "movups {c}, [{from} + 32]",
+                "movups {d}, [{from} + 48]",
+                "movups {e}, [{from} + {len} - 64]",
+                "movups {f}, [{from} + {len} - 48]",
+                "movups {g}, [{from} + {len} - 32]",
+                "movups {h}, [{from} + {len} - 16]",
+                "movups [{to}], {a}",
+                "movups [{to} + 16], {b}",
+                "movups [{to} + 32], {c}",
+                "movups [{to} + 48], {d}",
+                "movups [{to} + {len} - 64], {e}",
+                "movups [{to} + {len} - 48], {f}",
+                "movups [{to} + {len} - 32], {g}",
+                "movups [{to} + {len} - 16], {h}",
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                e = out(xmm_reg) _, f = out(xmm_reg) _, g = out(xmm_reg) _, h = out(xmm_reg) _,
+                from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                options(nostack, preserves_flags)
+            ),
+            16..=32 => asm!(
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + {len} - 16]",
+                "movups [{to}], {a}",
+                "movups [{to} + {len} - 16], {b}",
+                a = out(xmm_reg) _, b = out(xmm_reg) _,
+                from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                options(nostack, preserves_flags)
+            ),
+            8..=15 => asm!(
+                "mov {a}, [{from}]",
+                "mov {b}, [{from} + {len} - 8]",
+                "mov [{to}], {a}",
+                "mov [{to} + {len} - 8], {b}",
+                a = out(reg) _, b = out(reg) _,
+                from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                options(nostack, preserves_flags)
+            ),
+            0..=7 => {
+                for at in 0..len {
+                    asm!(
+                        "mov {x}, [{from} + {at}]",
+                        "mov [{to} + {at}], {x}",
+                        x = out(reg_byte) _, from = in(reg) from, to = in(reg) to, at = in(reg) at,
+                        options(nostack, preserves_flags)
+                    );
+                }
             }
-            // The last sixteen bytes, overlapping what was copied already.
-            asm!(
-                "movups {x}, [{from} + {at}]",
-                "movups [{to} + {at}], {x}",
-                x = out(xmm_reg) _, from = in(reg) from, to = in(reg) to, at = in(reg) last,
-                options(nostack, preserves_flags)
-            );
-        } else if len > MOVES {
-            asm!(
-                "rep movsb",
-                inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
-                options(nostack, preserves_flags)
-            );
-        } else if len >= 8 {
-            asm!(
-                "mov {x}, [{from}]",
-                "mov {y}, [{from} + {last}]",
-                "mov [{to}], {x}",
-                "mov [{to} + {last}], {y}",
-                x = out(reg) _, y = out(reg) _, from = in(reg) from, to = in(reg) to,
-                last = in(reg) len - 8,
-                options(nostack, preserves_flags)
-            );
-        } else {
-            for at in 0..len {
-                asm!(
-                    "mov {x}, [{from} + {at}]",
-                    "mov [{to} + {at}], {x}",
-                    x = out(reg_byte) _, from = in(reg) from, to = in(reg) to, at = in(reg) at,
-                    options(nostack, preserves_flags)
-                );
-            }
+            _ => copy_long(from, to, len),
         }
+    }
+}
+
+/// The platform's `memcpy`, called where the compiler does not see it.
+///
+/// # Safety
+/// As [`copy_from_shared`].
+#[cfg(all(target_arch = "x86_64", unix))]
+#[inline(never)]
+unsafe fn copy_long(from: *const u8, to: *mut u8, len: usize) {
+    unsafe extern "C" {
+        fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8;
+    }
+    // SAFETY: the caller vouches for the ranges. `memcpy` of a changing source copies some mixture
+    // of what it held: it is a sequence of loads and stores like any other and bases no decision
+    // on the bytes. The call follows the C ABI: arguments in rdi, rsi, rdx, the stack aligned by
+    // the compiler (no `nostack`), all that C may clobber declared.
+    unsafe {
+        std::arch::asm!(
+            "call {memcpy}",
+            memcpy = sym memcpy,
+            in("rdi") to, in("rsi") from, in("rdx") len,
+            clobber_abi("C")
+        );
+    }
+}
+
+/// A string move, which needs nobody else's ABI.
+///
+/// # Safety
+/// As [`copy_from_shared`].
+#[cfg(all(target_arch = "x86_64", not(unix)))]
+#[inline(never)]
+unsafe fn copy_long(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller vouches for the ranges; the direction flag is clear by the ABI.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags)
+        );
     }
 }
 

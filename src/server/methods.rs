@@ -1,7 +1,9 @@
 //! The methods of a server: names, shapes, handlers.
 
 use crate::error::{Error, Identity, Result, Status};
+use crate::proto::handshake::{CallShape, Method};
 use std::fmt;
+use std::sync::Arc;
 #[cfg(feature = "tokio")]
 use std::{future::Future, pin::Pin};
 
@@ -29,10 +31,27 @@ pub(crate) type Running = Pin<Box<dyn Future<Output = Result<Vec<u8>, Status>> +
 #[cfg(feature = "tokio")]
 pub(crate) type AsyncHandler = dyn Fn(CallContext, Vec<u8>) -> Running + Send + Sync;
 
+/// A handler that starts a call which is answered by a stream. What it gives at the end is empty.
+#[cfg(feature = "tokio")]
+pub(crate) type StreamHandler =
+    dyn Fn(CallContext, Vec<u8>, super::ItemSender) -> Running + Send + Sync;
+
 pub(crate) enum Handler {
     Sync(Box<SyncHandler>),
     #[cfg(feature = "tokio")]
     Async(Box<AsyncHandler>),
+    #[cfg(feature = "tokio")]
+    Stream(Box<StreamHandler>),
+}
+
+impl Handler {
+    fn shape(&self) -> CallShape {
+        match self {
+            #[cfg(feature = "tokio")]
+            Handler::Stream(_) => CallShape::ServerStream,
+            _ => CallShape::Unary,
+        }
+    }
 }
 
 impl fmt::Debug for Handler {
@@ -41,6 +60,8 @@ impl fmt::Debug for Handler {
             Handler::Sync(_) => "sync",
             #[cfg(feature = "tokio")]
             Handler::Async(_) => "async",
+            #[cfg(feature = "tokio")]
+            Handler::Stream(_) => "stream",
         })
     }
 }
@@ -79,9 +100,13 @@ impl Methods {
     pub(crate) fn get(&self, method: u16) -> Option<&Handler> {
         self.handlers.get(usize::from(method))
     }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+    /// The table that clients are given.
+    pub(crate) fn table(&self) -> Arc<[Method]> {
+        let entry = |(name, handler): (&String, &Handler)| Method {
+            shape: handler.shape(),
+            name: name.as_str().into(),
+        };
+        self.names.iter().zip(&self.handlers).map(entry).collect()
     }
 
     #[cfg(feature = "tokio")]
@@ -89,7 +114,7 @@ impl Methods {
         let place = self
             .handlers
             .iter()
-            .position(|h| matches!(h, Handler::Async(_)))?;
+            .position(|h| !matches!(h, Handler::Sync(_)))?;
         Some(&self.names[place])
     }
 }

@@ -1,15 +1,21 @@
 //! A server: methods under a name.
 
 pub(crate) mod methods;
+#[cfg(feature = "tokio")]
+pub(crate) mod outlet;
 
 pub use methods::CallContext;
+#[cfg(feature = "tokio")]
+pub use outlet::ItemSender;
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use outlet::Sender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
 use crate::link::{Grants, Link, supported_features};
 use crate::listener::{Acceptor, Admission};
 use crate::name::Place;
-use crate::proto::handshake::{CallShape, MAX_LABEL, Method, RejectCode, ServerPolicy, VERSIONS};
+use crate::proto::handshake::{MAX_LABEL, RejectCode, ServerPolicy, VERSIONS};
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
@@ -186,6 +192,40 @@ impl ServerBuilder {
             }
         })
     }
+    /// Adds an async method that answers with a stream of byte strings, ended by what the handler
+    /// returns. When the caller goes away, or drops the stream, the future is dropped.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn streaming_bytes<F, R>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Vec<u8>, ItemSender) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let start = move |_, request, items| {
+            let call = handler(request, items);
+            Box::pin(async move { call.await.map(|()| Vec::new()) }) as methods::Running
+        };
+        self.methods.add(name, Handler::Stream(Box::new(start)));
+        self
+    }
+
+    /// Adds an async method that answers with a stream of serde types. Otherwise as
+    /// [`streaming_bytes`](Self::streaming_bytes).
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    #[must_use]
+    pub fn streaming<Q, T, F, R>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        T: serde::Serialize,
+        F: Fn(Q, Sender<T>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        self.streaming_bytes(name, move |request, items| {
+            let started =
+                crate::typed::request(&request).map(|query| handler(query, Sender::new(items)));
+            async move { started?.await }
+        })
+    }
 
     /// Sets the limits.
     #[must_use]
@@ -319,13 +359,7 @@ impl ServerBuilder {
             max_message: limits.max_message as u64,
             max_in_flight: limits.max_in_flight,
             label,
-            methods: methods
-                .names()
-                .map(|name| Method {
-                    shape: CallShape::Unary,
-                    name: name.into(),
-                })
-                .collect(),
+            methods: methods.table(),
             timeout: self.handshake_timeout,
         });
         let dispatch = Dispatch {

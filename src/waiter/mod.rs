@@ -31,11 +31,17 @@
 //! The doorbell itself remembers a ring (an eventfd keeps its edge), so a ring between the last
 //! look and the sleep is not lost either.
 
+#[cfg(all(test, loom))]
+mod models;
 mod spin;
 
 pub(crate) use spin::{Slice, Spinner};
 
+#[cfg(loom)]
+use crate::sync::processors::heavy_fence;
 use crate::sync::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, compiler_fence, fence};
+#[cfg(not(loom))]
+use crate::sys::heavy_fence;
 
 /// Which fences the two sides of a connection agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +58,13 @@ impl Fences {
     #[must_use]
     fn sleeper(self) -> bool {
         // SYNC: park-publish, the sleeper's end
-        #[cfg(not(loom))]
-        if self == Fences::Asymmetric {
-            return crate::sys::heavy_fence();
+        match self {
+            Fences::Symmetric => {
+                fence(SeqCst);
+                true
+            }
+            Fences::Asymmetric => heavy_fence(),
         }
-        fence(SeqCst);
-        true
     }
 
     /// The producer's fence.

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 #[cfg(feature = "tokio")]
 use {
+    super::Item,
+    crate::server::outlet::{Account, ItemSender},
     std::collections::HashMap,
     std::task::{Context, Poll, Waker},
     tokio::{runtime::Handle, task::AbortHandle},
@@ -62,6 +64,8 @@ pub(super) struct Connection {
 struct RunningCall {
     abort: AbortHandle,
     one_way: bool,
+    /// For calls that are answered by a stream.
+    account: Option<Arc<Account>>,
 }
 
 impl Connection {
@@ -200,12 +204,33 @@ impl Connection {
     #[cfg(feature = "tokio")]
     pub(super) fn answer_late(&mut self, answer: Answer) -> Result<()> {
         match self.running.remove(&answer.request) {
+            Some(call) if call.account.is_some() => {
+                self.end_stream(answer.request, answer.result.map(drop))?;
+            }
             Some(call) if !call.one_way => self.answer(answer.request, answer.result)?,
             // Cancelled and answered meanwhile, or nobody waits for it.
             _ => {}
         }
         self.link.tx.publish();
         Ok(())
+    }
+    /// An item of a stream. Credits bound how many of them can wait in the outbox.
+    #[cfg(feature = "tokio")]
+    pub(super) fn send_item(&mut self, item: Item) -> Result<()> {
+        if !self.running.contains_key(&item.request) {
+            return Ok(());
+        }
+        self.send(Header::new(Kind::StreamItem, item.request), item.payload)?;
+        self.link.tx.publish();
+        Ok(())
+    }
+
+    /// The end of a stream.
+    #[cfg(feature = "tokio")]
+    fn end_stream(&mut self, id: u64, result: Result<(), Status>) -> Result<()> {
+        let status = result.err().unwrap_or_else(|| Status::new(Code::OK, ""));
+        let (_, payload) = error_frame(id, &status);
+        self.send(Header::new(Kind::StreamEnd, id), payload)
     }
 
     /// Announces that the worker will sleep until this connection has something. False: only for
@@ -231,6 +256,7 @@ impl Connection {
         #[cfg(feature = "tokio")]
         for (_, call) in self.running.drain() {
             call.abort.abort();
+            call.account.iter().for_each(|account| account.close());
         }
         if !matches!(reason, CloseReason::Violation(_)) {
             self.link.tx.close();
@@ -261,10 +287,25 @@ impl Connection {
                 #[cfg(feature = "tokio")]
                 if let Some(call) = self.running.remove(&header.request_id) {
                     call.abort.abort();
+                    let status = Status::new(Code::CANCELLED, "");
+                    if let Some(account) = call.account {
+                        account.close();
+                        return self.end_stream(header.request_id, Err(status));
+                    }
                     if !call.one_way {
-                        let status = Status::new(Code::CANCELLED, "");
                         return self.answer(header.request_id, Err(status));
                     }
+                }
+                Ok(())
+            }
+            #[cfg(feature = "tokio")]
+            Kind::Credit => {
+                let credits = payload
+                    .first_chunk()
+                    .map_or(0, |bytes| u32::from_le_bytes(*bytes));
+                let call = self.running.get(&header.request_id);
+                if let Some(account) = call.and_then(|call| call.account.as_ref()) {
+                    account.grant(credits);
                 }
                 Ok(())
             }
@@ -308,6 +349,22 @@ impl Connection {
                 self.answer_slowly(bench, id, result)
             }
             #[cfg(feature = "tokio")]
+            Handler::Stream(start) => {
+                let account = Arc::new(Account::new(self.link.shared.terms.stream_credits));
+                let outlet = ItemSender {
+                    account: account.clone(),
+                    mailbox: bench.mailbox.clone(),
+                    key: self.key,
+                    connection: self.id(),
+                    request: id,
+                    max_item: self.link.shared.terms.max_message_out,
+                };
+                match catch_unwind(AssertUnwindSafe(|| start(context, payload, outlet))) {
+                    Ok(call) => self.move_to_runtime(bench, id, call, header, Some(account)),
+                    Err(panic) => self.end_stream(id, Err(panicked(&*panic))),
+                }
+            }
+            #[cfg(feature = "tokio")]
             Handler::Async(start) => {
                 let started = catch_unwind(AssertUnwindSafe(|| {
                     let mut call = start(context, payload);
@@ -318,7 +375,9 @@ impl Connection {
                 }));
                 match started {
                     Ok((_, Poll::Ready(result))) => self.answer_request(&header, result),
-                    Ok((call, Poll::Pending)) => self.move_to_runtime(bench, id, call, header),
+                    Ok((call, Poll::Pending)) => {
+                        self.move_to_runtime(bench, id, call, header, None)
+                    }
                     Err(panic) => self.answer_request(&header, Err(panicked(&*panic))),
                 }
             }
@@ -333,6 +392,7 @@ impl Connection {
         id: u64,
         call: crate::server::methods::Running,
         header: Header,
+        account: Option<Arc<Account>>,
     ) -> Result<()> {
         let Some(runtime) = &bench.runtime else {
             let text = "the server has no runtime for async handlers";
@@ -364,6 +424,7 @@ impl Connection {
             RunningCall {
                 abort,
                 one_way: header.one_way,
+                account,
             },
         );
         runtime.spawn(async move {
@@ -425,6 +486,11 @@ impl Connection {
             }
             Err(status) => error_frame(id, &status),
         };
+        self.send(header, payload)
+    }
+
+    /// Sends a message, or as much of it as fits; the rest waits.
+    fn send(&mut self, header: Header, payload: Vec<u8>) -> Result<()> {
         self.outbox
             .push_back(Outgoing::new(&self.link.tx, header, payload));
         if self.outbox.len() == 1 {
@@ -432,7 +498,6 @@ impl Connection {
         }
         Ok(())
     }
-
     #[cold]
     fn unexpected(&self, what: &str) -> Error {
         let text = format!("the client sent {what}, which a server does not take");

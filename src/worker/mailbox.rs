@@ -17,6 +17,9 @@ pub(crate) enum Mail {
     Connection(Box<Link>),
     /// An answer of a handler that did not finish in place.
     Answer(Answer),
+    /// An item of a stream.
+    #[cfg(feature = "tokio")]
+    Item(Item),
     /// Finish what is in flight, at the latest at this time, then end.
     Drain(Instant),
 }
@@ -31,6 +34,17 @@ pub(crate) struct Answer {
     /// The call.
     pub(crate) request: u64,
     pub(crate) result: Result<Vec<u8>, Status>,
+}
+
+/// What a handler sends before it is done. It was paid for with credits.
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// As in [`Answer`].
+    pub(crate) key: usize,
+    pub(crate) connection: u64,
+    pub(crate) request: u64,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// Mail for one worker, and the means to wake it.

@@ -16,6 +16,8 @@
 mod connection;
 mod mailbox;
 
+#[cfg(feature = "tokio")]
+pub(crate) use mailbox::Item;
 pub(crate) use mailbox::{Answer, Mail, Mailbox};
 
 use crate::error::{CloseReason, Error, Result};
@@ -298,24 +300,39 @@ impl Worker {
             Mail::Connection(link) => self.adopt(*link),
             #[cfg(feature = "tokio")]
             Mail::Answer(answer) => {
-                let key = answer.key;
-                let Some(connection) = self.connections.get_mut(key) else {
-                    return;
-                };
-                if connection.id() != answer.connection {
-                    return;
-                }
-                match connection.answer_late(answer) {
-                    Ok(()) => self.activate(key),
-                    Err(error) => {
-                        self.active.retain(|&other| other != key);
-                        self.remove(key, error);
-                    }
-                }
+                let (key, id) = (answer.key, answer.connection);
+                self.with_connection(key, id, |connection| connection.answer_late(answer));
+            }
+            #[cfg(feature = "tokio")]
+            Mail::Item(item) => {
+                let (key, id) = (item.key, item.connection);
+                self.with_connection(key, id, |connection| connection.send_item(item));
             }
             #[cfg(not(feature = "tokio"))]
             Mail::Answer(_) => {}
             Mail::Drain(until) => self.drain_until = Some(until),
+        }
+    }
+    /// Does something with a connection, if it is still there, and has it swept again.
+    #[cfg(feature = "tokio")]
+    fn with_connection(
+        &mut self,
+        key: usize,
+        id: u64,
+        work: impl FnOnce(&mut Connection) -> Result<()>,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.id() != id {
+            return;
+        }
+        match work(connection) {
+            Ok(()) => self.activate(key),
+            Err(error) => {
+                self.active.retain(|&other| other != key);
+                self.remove(key, error);
+            }
         }
     }
 

@@ -1,12 +1,13 @@
 //! The measuring kit: everything that reads a clock, shared by the floor, the baselines and Nearwire,
 //! so that all of them are timed by the very same code.
 //!
-//! - [`latency`] and [`throughput`] time one operation;
+//! - [`latency()`] and [`throughput()`] time one operation;
 //! - [`alternate`] runs several of them in turn, bracketing those that spin with a [`Probe`];
 //! - [`Ratio`] compares two of them round by round;
 //! - [`Report`] holds it all, and prints it as a table or as JSON.
 
 mod clock;
+mod core_share;
 mod latency;
 mod machine;
 mod options;
@@ -79,6 +80,17 @@ impl Measured {
             Self::Throughput(throughput) => throughput.typical_per_second,
             Self::Bandwidth(throughput) => {
                 throughput.typical_per_second * throughput.bytes_each as f64
+            }
+        }
+    }
+
+    /// How many times better the figure is than the mean over the run: above 1 if the run was
+    /// interrupted.
+    pub fn disturbance(&self) -> f64 {
+        match self {
+            Self::Latency(latency) => latency.mean_ns / latency.typical_ns,
+            Self::Throughput(run) | Self::Bandwidth(run) => {
+                run.typical_per_second / run.mean_per_second
             }
         }
     }

@@ -36,8 +36,9 @@ pub enum Distance {
     Far,
     /// The readings before and after differ.
     Moved,
-    /// The two sides had less than a core each: a round trip above 5 µs. Such a figure says nothing
-    /// about the cores, and nothing is compared with it.
+    /// The two sides had less than a core each: a round trip above 5 µs, or they took turns
+    /// on one during the run. Such a figure says nothing about the cores, and nothing is
+    /// compared with it.
     Crowded,
 }
 

@@ -113,7 +113,7 @@ impl Section {
             &["mean"]
         });
         if probed {
-            header.extend(["ping-pong", "cores"]);
+            header.extend(["if near", "if far", "ping-pong", "cores"]);
         }
         let mut table = plain_table(&header);
         for series in &self.series {
@@ -126,6 +126,7 @@ impl Section {
             ];
             row.extend(details(series, latency));
             if probed {
+                row.extend([series.near, series.far].map(|at| at.map_or_else(String::new, figure)));
                 row.extend(placement(series));
             }
             table.add_row(row);

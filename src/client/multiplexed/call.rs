@@ -1,0 +1,377 @@
+//! One call: the future of its reply.
+
+use super::state::State;
+use super::{Core, SOLO_CALLS, check_shape};
+use crate::client::Method;
+use crate::error::{CloseReason, Error, Result};
+use crate::link::{Outgoing, stage_plain, whole_max};
+use crate::proto::frame::{Header, Tag};
+use crate::proto::handshake::CallShape;
+use crate::waiter::Slice;
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::task::coop::poll_proceed;
+use tokio::time::Sleep;
+
+/// What is asked of the server.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    method: Method,
+    payload: Cow<'a, [u8]>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(method: Method, payload: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self {
+            method,
+            payload: payload.into(),
+        }
+    }
+}
+
+/// How far a call is.
+#[derive(Debug)]
+enum Stage<'a> {
+    /// Wrong before it began; the error is given once.
+    Failed(Option<Error>),
+    /// Not known to the connection.
+    New(Request<'a>),
+    /// Has a place; not, or not wholly, in the ring.
+    Sending {
+        key: usize,
+        outgoing: Outgoing<Cow<'a, [u8]>>,
+    },
+    /// Has a place; the server has the request.
+    Sent { key: usize },
+    /// Over, and its place is free.
+    Done,
+}
+
+/// A call's part of the connection: its place, and its request on the way there. Gives up what it
+/// holds when dropped.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    pub(super) core: Arc<Core>,
+    stage: Stage<'a>,
+    shape: CallShape,
+    /// Its ticket in the queue for a place.
+    ticket: Option<u64>,
+    pub(super) deadline: Option<Instant>,
+    /// Wakes the call at its deadline. Made when it must wait for longer than a moment.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(core: Arc<Core>, request: Result<Request<'a>>, shape: CallShape) -> Self {
+        let request = request
+            .and_then(|request| check_shape(&core.shared, request.method, shape).map(|()| request));
+        let stage = match request {
+            Ok(request) => Stage::New(request),
+            Err(error) => Stage::Failed(Some(error)),
+        };
+        Self {
+            core,
+            stage,
+            shape,
+            ticket: None,
+            deadline: None,
+            timer: None,
+        }
+    }
+
+    /// Sends the request, or what fits of it, when there is a place for the call. Ready with the
+    /// place, whether or not all of it is sent.
+    #[inline]
+    pub(super) fn poll_begin(
+        &mut self,
+        state: &mut State,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize>> {
+        match &mut self.stage {
+            Stage::Sent { key } => Poll::Ready(Ok(*key)),
+            Stage::Sending { .. } => Poll::Ready(self.go_on_sending(state)),
+            Stage::New(request) => {
+                if state.over {
+                    return Poll::Ready(Err(state.error()));
+                }
+                let limit = self.core.shared.terms.max_message_out;
+                let len = request.payload.len();
+                if len as u64 > limit {
+                    return Poll::Ready(Err(Error::TooLarge {
+                        len: len as u64,
+                        limit,
+                    }));
+                }
+                let stream = self.shape != CallShape::Unary;
+                let Some((key, id)) = state.take_place(&mut self.ticket, stream) else {
+                    state.queue_for_place(&mut self.ticket, cx);
+                    return self.poll_deadline(cx).map(Err);
+                };
+                let method = request.method.number;
+                let plain = self.deadline.is_none() && len <= whole_max(&state.link.tx);
+                if plain && state.may_send() {
+                    let tx = &mut state.link.tx;
+                    match stage_plain(tx, Tag::request(method), id, &request.payload) {
+                        Ok(true) => {
+                            tx.publish();
+                            self.stage = Stage::Sent { key };
+                            return Poll::Ready(Ok(key));
+                        }
+                        Ok(false) => {}
+                        Err(error) => {
+                            state.remove_unsent(key);
+                            return Poll::Ready(Err(error));
+                        }
+                    }
+                }
+                let mut header = Header::request(method, id);
+                header.deadline_ns = self.deadline.map(|deadline| {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
+                });
+                let payload = std::mem::take(&mut request.payload);
+                let outgoing = Outgoing::new(&state.link.tx, header, payload);
+                self.stage = Stage::Sending { key, outgoing };
+                Poll::Ready(self.go_on_sending(state))
+            }
+            Stage::Failed(error) => {
+                let over = || Error::Closed {
+                    reason: CloseReason::Local,
+                };
+                Poll::Ready(Err(error.take().unwrap_or_else(over)))
+            }
+            Stage::Done => Poll::Ready(Err(Error::Closed {
+                reason: CloseReason::Local,
+            })),
+        }
+    }
+
+    #[cold]
+    fn go_on_sending(&mut self, state: &mut State) -> Result<usize> {
+        let Stage::Sending { key, outgoing } = &mut self.stage else {
+            unreachable!("only called in this stage")
+        };
+        let key = *key;
+        if state.send(key, outgoing)? {
+            self.stage = Stage::Sent { key };
+        } else {
+            state.queue(key, outgoing);
+        }
+        Ok(key)
+    }
+
+    /// Whether the whole request is with the server.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.stage, Stage::Sent { .. })
+    }
+
+    /// Ready with the error when the deadline is over.
+    #[inline]
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        timer.as_mut().poll(cx).map(|()| Error::DeadlineExceeded)
+    }
+
+    /// Frees what the call holds. What has not ended is cancelled at the server.
+    #[inline]
+    pub(super) fn leave(&mut self, state: &mut State) {
+        match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Sent { key } => state.remove(key, true),
+            Stage::Sending { key, outgoing } if outgoing.has_begun() => state.remove(key, true),
+            Stage::Sending { key, .. } => state.remove_unsent(key),
+            Stage::Failed(_) | Stage::New(_) | Stage::Done => {}
+        }
+        state.leave_queue(&mut self.ticket);
+    }
+
+    /// As [`leave`](Self::leave), when the call's end was claimed.
+    #[inline]
+    pub(super) fn leave_ended(&mut self, state: &mut State) {
+        if let Stage::Sent { key } | Stage::Sending { key, .. } =
+            std::mem::replace(&mut self.stage, Stage::Done)
+        {
+            state.remove(key, false);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if matches!(self.stage, Stage::Done | Stage::Failed(_)) {
+            return;
+        }
+        let core = self.core.clone();
+        let mut state = core.lock();
+        self.leave(&mut state);
+        Core::unlock(state);
+    }
+}
+
+/// A call in progress: a future of the reply. Dropping it cancels the call; the server drops an
+/// async handler's future then.
+#[derive(Debug)]
+#[must_use = "a call is sent when it is awaited"]
+pub struct Call<'a> {
+    place: Place<'a>,
+    /// Let others run, to see whether they call as well.
+    stepped_back: bool,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(core: Arc<Core>, request: Result<Request<'a>>) -> Self {
+        Self {
+            place: Place::new(core, request, CallShape::Unary),
+            stepped_back: false,
+        }
+    }
+
+    /// Gives the call this much time from now on. When it is over the future gives
+    /// [`Error::DeadlineExceeded`]; the server knows the time left and stops by itself.
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.place.deadline = Some(Instant::now() + time);
+        self
+    }
+
+    /// The reply, if it is there; taken from the ring if need be.
+    #[inline(always)]
+    fn look(&mut self, state: &mut State, key: usize) -> Option<Result<Vec<u8>>> {
+        let mut end = state.claim(key);
+        if end.is_none() {
+            state.receive();
+            end = state.claim(key);
+        }
+        if end.is_some() {
+            self.place.leave_ended(state);
+        }
+        end
+    }
+
+    /// What to do about a reply that is not there yet.
+    fn wait<'c>(
+        &mut self,
+        core: &'c Core,
+        mut state: MutexGuard<'c, State>,
+        key: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Vec<u8>>> {
+        state.watch(key, cx);
+        let alone = state.in_flight() == 1 && self.place.is_sent();
+        if !alone {
+            state.solo_left = 0;
+        } else if state.solo_left > 0 {
+            state.solo_left -= 1;
+            state.stay_awake();
+            Core::unlock(state);
+            if let Some(end) = self.look_for_a_while(core, key) {
+                return Poll::Ready(end);
+            }
+            state = core.lock();
+        } else if !std::mem::replace(&mut self.stepped_back, true) {
+            Core::unlock(state);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        } else {
+            // Others ran and none of them called.
+            state.solo_left = SOLO_CALLS;
+        }
+        state.wake_driver();
+        let timed_out = self.place.poll_deadline(cx);
+        if timed_out.is_ready() {
+            self.place.leave(&mut state);
+        }
+        Core::unlock(state);
+        timed_out.map(Err)
+    }
+
+    /// Looks at the ring in place, for a slice of the spin budget. The lock is free between looks.
+    fn look_for_a_while(&mut self, core: &Core, key: usize) -> Option<Result<Vec<u8>>> {
+        let mut spinner = core.solo.try_lock().ok()?;
+        let mut end = None;
+        let slice = spinner.slice(&mut None, || {
+            let mut state = core.lock();
+            end = self.look(&mut state, key);
+            Core::unlock(state);
+            end.is_some()
+        });
+        debug_assert_eq!(slice == Slice::Ready, end.is_some());
+        end
+    }
+}
+
+impl Future for Call<'_> {
+    type Output = Result<Vec<u8>>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Calls that are always answered at once must still let other tasks run.
+        let coop = ready!(poll_proceed(cx));
+        let this = self.get_mut();
+        let core = this.place.core.clone();
+        let mut state = core.lock();
+        let polled = match this.place.poll_begin(&mut state, cx) {
+            Poll::Ready(Ok(key)) => match this.look(&mut state, key) {
+                Some(end) => Poll::Ready(end),
+                None => {
+                    return this.wait(&core, state, key, cx).map(|end| {
+                        coop.made_progress();
+                        end
+                    });
+                }
+            },
+            Poll::Ready(Err(error)) => {
+                this.place.leave(&mut state);
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => Poll::Pending,
+        };
+        Core::unlock(state);
+        if polled.is_ready() {
+            coop.made_progress();
+        }
+        polled
+    }
+}
+
+/// A typed call in progress; see [`Client::call`](super::Client::call).
+#[cfg(feature = "serde")]
+#[derive(Debug)]
+#[must_use = "a call is sent when it is awaited"]
+pub struct TypedCall<R> {
+    call: Call<'static>,
+    reply: std::marker::PhantomData<fn() -> R>,
+}
+
+#[cfg(feature = "serde")]
+impl<R> TypedCall<R> {
+    pub(super) fn new(call: Call<'static>) -> Self {
+        Self {
+            call,
+            reply: std::marker::PhantomData,
+        }
+    }
+
+    /// As [`Call::deadline`].
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.call = self.call.deadline(time);
+        self
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<R: serde::de::DeserializeOwned> Future for TypedCall<R> {
+    type Output = Result<R>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.call)
+            .poll(cx)
+            .map(|reply| crate::typed::reply(&reply?))
+    }
+}

@@ -1,0 +1,103 @@
+//! The task that receives for a connection.
+
+use super::Core;
+use crate::link::{Waited, let_others_run};
+use crate::settings::Spin;
+use crate::waiter::{Slice, Spinner};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Receives for all calls of a connection, until nobody is left or the connection is over.
+#[derive(Debug)]
+pub(super) struct Driver {
+    core: Weak<Core>,
+    spinner: Spinner,
+    /// Time spent looking since something was found.
+    looked: Option<Duration>,
+}
+
+impl Driver {
+    pub(super) fn new(core: &Arc<Core>, spin: Spin) -> Self {
+        Self {
+            core: Arc::downgrade(core),
+            spinner: Spinner::new(spin),
+            looked: None,
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let Some(core) = this.core.upgrade() else {
+            return Poll::Ready(());
+        };
+        loop {
+            let mut state = core.lock();
+            if !state
+                .driver
+                .as_ref()
+                .is_some_and(|driver| driver.will_wake(cx.waker()))
+            {
+                state.driver = Some(cx.waker().clone());
+            }
+            if state.over {
+                return Poll::Ready(());
+            }
+            if state.receive() > 0 {
+                this.looked = None;
+                let over = state.over;
+                Core::unlock(state);
+                if over {
+                    return Poll::Ready(());
+                }
+                // Whose replies these are runs before the next look.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if state.is_waiting() {
+                Core::unlock(state);
+                match this
+                    .spinner
+                    .slice(&mut this.looked, || core.lock().has_news())
+                {
+                    Slice::Ready => continue,
+                    Slice::Again => {
+                        let_others_run(cx);
+                        return Poll::Pending;
+                    }
+                    Slice::Over => {}
+                }
+                state = core.lock();
+            }
+            this.looked = None;
+            // Asleep: for data if any is to come; in any case until the server is gone.
+            let waiting = state.is_waiting();
+            let slept = if waiting {
+                state.poll_sleep(cx)
+            } else {
+                state.poll_idle(cx)
+            };
+            match slept {
+                Poll::Ready(Ok(Waited::Ready)) => Core::unlock(state),
+                Poll::Ready(outcome) => {
+                    if let Err(error) = outcome {
+                        tracing::error!(%error, "a client cannot sleep");
+                    }
+                    state.end_all();
+                    Core::unlock(state);
+                    return Poll::Ready(());
+                }
+                Poll::Pending => {
+                    state.driver_awake = waiting;
+                    Core::unlock(state);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}

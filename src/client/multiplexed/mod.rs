@@ -1,0 +1,276 @@
+//! The async client: many calls in flight on one connection, from any number of tasks.
+//!
+//! # Who receives
+//! One task per connection, the *driver*, takes what arrives, stores it with the call that it
+//! belongs to and wakes that call's task. While calls are pending it looks at the ring, letting
+//! other tasks run in between; when the spin budget is used up, or nothing is pending, it sleeps
+//! in the reactor.
+//!
+//! A call that is alone on its connection does not wait for the driver: it looks at the ring
+//! itself, for a few microseconds, and mostly has its reply before another task would have run.
+//! Whether a call is alone it finds out by letting other tasks run once; as long as that is so,
+//! only every [`SOLO_CALLS`]th call asks again.
+//!
+//! # Invariant: a pending call is looked after
+//! Whoever leaves a call pending has woken the driver, or will be polled again at once. The driver
+//! is never without a wake-up to come while calls are pending: it has asked to be polled again, or
+//! it has announced its sleep to the server (`waiter`), which then rings the doorbell. A call that
+//! exists but is not polled any more (an unlucky `select!`) hinders nobody.
+
+mod call;
+mod driver;
+mod items;
+mod state;
+
+pub use call::Call;
+#[cfg(feature = "serde")]
+pub use call::TypedCall;
+pub use items::ByteItems;
+#[cfg(feature = "serde")]
+pub use items::Items;
+
+use super::ClientBuilder;
+use super::methods::{self, Method};
+use crate::error::{Error, Identity, Result};
+use crate::link::{AsyncWaiter, Link, Shared};
+use crate::proto::handshake::CallShape;
+use crate::settings::Spin;
+use crate::waiter::Spinner;
+use call::Request;
+use state::State;
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+
+/// Calls that may be made alone in a row before one lets other tasks run first.
+const SOLO_CALLS: u32 = 64;
+
+/// A connection to a server, for calls from any number of tasks. Cheap to clone; clones share the
+/// connection, which closes with the last of them and of their calls.
+///
+/// No method blocks the thread. A pending call polls the ring in place for the [`Spin`] budget,
+/// letting other tasks run in between, and then sleeps in Tokio's reactor. Dropping a call's
+/// future cancels the call.
+///
+/// ```no_run
+/// # async fn example() -> nearwire::Result<()> {
+/// use nearwire::Client;
+/// use std::time::Duration;
+///
+/// let client = Client::connect("text").await?;
+/// let reply = client.call_bytes("reverse", b"wire").deadline(Duration::from_millis(50)).await?;
+/// assert_eq!(reply, b"eriw");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    core: Arc<Core>,
+}
+
+/// What clones of a client, their calls and the driver share.
+#[derive(Debug)]
+struct Core {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Used by a call that looks at the ring in place; at most one does.
+    solo: Mutex<Spinner>,
+}
+
+impl Core {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Ends a piece of work on the state: wakes, without the lock, whoever it is due to.
+    fn unlock(mut state: MutexGuard<'_, State>) {
+        if state.to_wake.is_empty() {
+            return;
+        }
+        let woken = std::mem::take(&mut state.to_wake);
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(|e| e.into_inner());
+        state.close();
+        // The driver sees that nobody is left.
+        if let Some(driver) = state.driver.take() {
+            driver.wake();
+        }
+    }
+}
+
+impl Client {
+    /// Connects with the default settings.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`].
+    pub async fn connect(name: &str) -> Result<Self> {
+        ClientBuilder::new().connect(name).await
+    }
+
+    /// The settings to connect with.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    /// Must be called inside the runtime that is to watch the connection.
+    fn new(link: Link, spin: Spin) -> Result<Self> {
+        let shared = link.shared.clone();
+        // The driver spins by itself; the waiter is for sleeping only.
+        let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;
+        let core = Arc::new(Core {
+            shared,
+            state: Mutex::new(State::new(link, waiter)),
+            solo: Mutex::new(Spinner::new(spin)),
+        });
+        tokio::spawn(driver::Driver::new(&core, spin));
+        Ok(Self { core })
+    }
+
+    /// Finds a method, to save the search by name in each call.
+    ///
+    /// # Errors
+    /// [`Error::NoMethod`], with the names that there are.
+    pub fn method(&self, name: &str) -> Result<Method> {
+        methods::find(&self.core.shared, name)
+    }
+
+    /// The names of the server's methods.
+    pub fn methods(&self) -> impl Iterator<Item = &str> {
+        self.core
+            .shared
+            .terms
+            .methods
+            .iter()
+            .map(|method| &*method.name)
+    }
+
+    /// Who the server is, as the system tells.
+    pub fn server(&self) -> Identity {
+        self.core.shared.peer
+    }
+
+    /// The largest request that the server accepts, in bytes.
+    pub fn max_request(&self) -> u64 {
+        self.core.shared.terms.max_message_out
+    }
+
+    /// Calls that are in flight on this connection.
+    pub fn in_flight(&self) -> usize {
+        self.core.lock().in_flight()
+    }
+
+    /// A call with bytes, to be awaited. Nothing is sent before.
+    ///
+    /// The future gives [`Error::NoMethod`] and [`Error::TooLarge`] before anything is sent;
+    /// [`Error::Status`] if the handler says no; [`Error::Closed`] if the server is gone;
+    /// [`Error::Protocol`] if it broke the protocol.
+    pub fn call_bytes<'a>(&self, method: &str, request: &'a [u8]) -> Call<'a> {
+        Call::new(
+            self.core.clone(),
+            self.method(method).map(|m| Request::new(m, request)),
+        )
+    }
+
+    /// A call of a method found before. Otherwise as [`call_bytes`](Self::call_bytes).
+    pub fn call_method<'a>(&self, method: Method, request: &'a [u8]) -> Call<'a> {
+        Call::new(self.core.clone(), Ok(Request::new(method, request)))
+    }
+
+    /// A call with a request and a reply of serde types, to be awaited.
+    ///
+    /// The future gives what [`call_bytes`](Self::call_bytes) does, and [`Error::Codec`] if the
+    /// request cannot be encoded or the reply is not an `R`.
+    #[cfg(feature = "serde")]
+    pub fn call<R: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &(impl serde::Serialize + ?Sized),
+    ) -> TypedCall<R> {
+        TypedCall::new(Call::new(
+            self.core.clone(),
+            self.typed_request(method, request),
+        ))
+    }
+
+    /// A call that is answered by a stream of byte strings. Nothing is sent before the stream is
+    /// polled; dropping it cancels the call. The server sends only as much ahead as credits
+    /// allow: 64 items or 4 MiB, whichever is less.
+    ///
+    /// The stream ends after the first error, which is any that
+    /// [`call_bytes`](Self::call_bytes) gives.
+    pub fn stream_bytes(&self, method: &str, request: &[u8]) -> ByteItems {
+        let request = self
+            .method(method)
+            .map(|m| Request::new(m, Cow::<[u8]>::Owned(request.to_vec())));
+        ByteItems::new(self.core.clone(), request)
+    }
+
+    /// A call that is answered by a stream of serde types. Otherwise as
+    /// [`stream_bytes`](Self::stream_bytes), and [`Error::Codec`].
+    #[cfg(feature = "serde")]
+    pub fn stream<R: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &(impl serde::Serialize + ?Sized),
+    ) -> Items<R> {
+        Items::new(ByteItems::new(
+            self.core.clone(),
+            self.typed_request(method, request),
+        ))
+    }
+
+    #[cfg(feature = "serde")]
+    fn typed_request(
+        &self,
+        method: &str,
+        request: &(impl serde::Serialize + ?Sized),
+    ) -> Result<Request<'static>> {
+        let mut payload = Vec::new();
+        crate::typed::append_request(&request, &mut payload)?;
+        Ok(Request::new(
+            self.method(method)?,
+            Cow::<[u8]>::Owned(payload),
+        ))
+    }
+}
+
+impl ClientBuilder {
+    /// Connects to a server, for calls from any number of tasks. The handshake runs on a blocking
+    /// thread of the runtime.
+    ///
+    /// # Errors
+    /// As [`connect_blocking`](Self::connect_blocking).
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub async fn connect(&self, name: &str) -> Result<Client> {
+        let (settings, name) = (self.clone(), name.to_owned());
+        let link = tokio::task::spawn_blocking(move || {
+            settings.link(&name, crate::proto::mode::Mode::Calls)
+        });
+        let link = link.await.map_err(|_| {
+            Error::io("connect: the runtime is shutting down")(std::io::ErrorKind::Other.into())
+        })??;
+        Client::new(link, self.spin)
+    }
+}
+
+/// Whether a method answers in the way that it is called for.
+fn check_shape(shared: &Shared, method: Method, wanted: CallShape) -> Result<()> {
+    match shared.terms.methods.get(usize::from(method.number)) {
+        Some(method) if method.shape == wanted => Ok(()),
+        Some(method) => Err(Error::WrongShape {
+            name: method.name.to_string(),
+        }),
+        None => Err(Error::NoMethod {
+            name: format!("number {}", method.number),
+            known: vec![],
+        }),
+    }
+}
