@@ -8,7 +8,10 @@ use nearwire::{Code, Error};
 pub fn advice(error: &anyhow::Error, server: Option<&str>) -> Option<String> {
     Some(match error.downcast_ref::<Error>()? {
         Error::NoServer { .. } => {
-            format!("`nearwire serve {}` starts one with built-in services", server?)
+            format!(
+                "`nearwire serve {}` starts one with built-in services",
+                server?
+            )
         }
         Error::TooLarge { .. } => {
             "a server of `nearwire serve` takes more with --max-message SIZE".into()

@@ -26,7 +26,12 @@ pub struct Call {
     /// The request.
     data: Option<OsString>,
     /// Send this file's content; - for standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "data", requires = "method")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "data",
+        requires = "method"
+    )]
     file: Option<PathBuf>,
     /// Give up after this time, such as 50ms or 2s.
     #[arg(long, value_name = "TIME", value_parser = arguments::duration, requires = "method")]

@@ -5,6 +5,7 @@ mod arguments;
 mod baseline;
 mod bench;
 mod call;
+mod demo;
 mod logging;
 mod measure;
 mod output;
@@ -34,6 +35,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Call(call::Call),
+    Demo(demo::Demo),
     /// Measure: the hardware, and what is made of it.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -48,7 +50,7 @@ impl Command {
         match self {
             Self::Serve(serve) => Some(&serve.name),
             Self::Call(call) => Some(&call.name),
-            Self::Bench(_) | Self::Child(_) => None,
+            Self::Demo(_) | Self::Bench(_) | Self::Child(_) => None,
         }
     }
 }
@@ -60,6 +62,7 @@ fn role(name: &str) -> Option<process::Role> {
         baseline::blocking::ECHO_ROLE => baseline::blocking::serve_echo,
         baseline::coalesced::COALESCED_ROLE => baseline::coalesced::serve_coalesced,
         bench::floor::FAR_SIDE_ROLE => bench::floor::be_far_side,
+        demo::DEMO_CLIENT_ROLE => demo::be_client,
         serve::PRIVATE_SERVER_ROLE => serve::serve_privately,
         _ => return None,
     })
@@ -69,6 +72,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(serve) => serve.run(),
         Command::Call(call) => call.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
         Command::Child(arguments) => process::be_child(arguments, role),
     }

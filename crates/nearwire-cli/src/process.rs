@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-pub use affinity::{Placement, allowed_cpus, run_on, two_cpus};
+pub use affinity::{Placement, allowed_cpus, cpus_of, run_on, two_cpus};
 pub use channel::Channel;
 pub use signals::end_with_children;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Budget, clock_cost, median};
 
@@ -18,7 +18,7 @@ const LONGEST_BLOCK: u32 = 1024;
 const LONGEST_NS: u64 = 60_000_000_000;
 
 /// How long one operation took, over a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
     /// Operations measured.
     pub operations: u64,

@@ -18,19 +18,19 @@ mod throughput;
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use clock::clock_cost;
 pub use latency::{Latency, latency};
 pub use machine::Machine;
 pub use options::Options;
 pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
-pub use report::{Report, Section};
-pub use rounds::{Contender, Ratio, Series, alternate};
+pub use report::{Report, Section, human, plain_table, right_align};
+pub use rounds::{Contender, Ratio, RatioFigures, Series, alternate};
 pub use throughput::{Throughput, throughput};
 
 /// How long one run of one operation may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Time that is not measured, first.
     pub warm_up: Duration,

@@ -6,8 +6,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::rounds::RatioFigures;
-use super::{Distance, Machine, Measured, Ratio, Series, Unit, clock_cost, median};
+use super::{Distance, Machine, Measured, Ratio, RatioFigures, Series, Unit, clock_cost, median};
 use crate::output::{print_json, print_text};
 
 /// Everything a benchmark has to say.
@@ -218,7 +217,8 @@ fn ratio_table(ratios: &[Ratio]) -> Table {
     table
 }
 
-fn plain_table(header: &[&str]) -> Table {
+/// A table without lines.
+pub fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
@@ -227,7 +227,7 @@ fn plain_table(header: &[&str]) -> Table {
 }
 
 /// Figures line up on the right, names on the left.
-fn right_align(table: &mut Table) {
+pub fn right_align(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

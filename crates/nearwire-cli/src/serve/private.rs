@@ -9,7 +9,7 @@ use rustix::process::set_parent_process_death_signal;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
-use crate::process::{Child, Parent};
+use crate::process::{Child, Parent, cpus_of};
 use crate::services;
 
 /// The role of the server's process.
@@ -73,6 +73,26 @@ impl PrivateServer {
         &self.child
     }
 
+    /// The CPUs that each of the server's workers may run on, as the kernel says.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn worker_cpus(&self) -> Result<Vec<Vec<usize>>> {
+        let mut workers = Vec::new();
+        let tasks = format!("/proc/{}/task", self.child.id());
+        for task in std::fs::read_dir(tasks).context("the server process is gone")? {
+            let task = task?;
+            // A thread may end meanwhile.
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            let number = name.trim_end().strip_prefix("nearwire-");
+            if number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())) {
+                let thread = task.file_name().to_str().and_then(|id| id.parse().ok());
+                workers.push(cpus_of(thread));
+            }
+        }
+        Ok(workers)
+    }
+
     /// Ends the server and waits until it is gone.
     ///
     /// # Errors
@@ -93,9 +113,9 @@ pub fn serve_privately(parent: Parent) -> Result<()> {
     let settings: Settings = parent.channel().receive()?;
     let directory = private_directory()?;
     let path = directory.path().join("server.sock");
-    let path = path.to_str().context(
-        "the temporary directory's path is not UTF-8: set TMPDIR to one whose path is",
-    )?;
+    let path = path
+        .to_str()
+        .context("the temporary directory's path is not UTF-8: set TMPDIR to one whose path is")?;
     let server = services::add_immediate(settings.builder()).bind(path)?;
     parent.channel().send(&Serving {
         path: path.to_owned(),
