@@ -4,6 +4,7 @@
 
 mod client;
 mod error;
+mod info;
 pub mod layout;
 mod link;
 mod listener;
@@ -34,13 +35,16 @@ pub use client::{Items, TypedCall};
 pub use error::{
     CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
 };
+pub use info::ConnectionInfo;
 pub use proto::status::Code;
 #[cfg(feature = "tokio")]
-pub use server::ItemSender;
+pub use server::ByteItemSender;
 #[cfg(all(feature = "serde", feature = "tokio"))]
-pub use server::Sender;
+pub use server::ItemSender;
 pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};
 #[cfg(feature = "tokio")]
 pub use stream::{AsyncByteStream, AsyncConnection};
-pub use stream::{ByteListener, ByteStream, Connection, Listener, ListenerBuilder, Received};
+pub use stream::{
+    ByteListener, ByteStream, Connection, Listener, ListenerBuilder, Received, WaitStats,
+};

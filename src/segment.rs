@@ -31,7 +31,7 @@ struct Base {
     /// Bytes in the ring, a power of two.
     capacity: usize,
     /// Keeps the pages mapped.
-    mapping: Arc<Mapping>,
+    _mapping: Arc<Mapping>,
 }
 
 // SAFETY: `base` points into `mapping`, which is Send and Sync and lives as long. Through `&Base`
@@ -50,7 +50,7 @@ impl Base {
         Self {
             base: mapping.base(),
             capacity,
-            mapping,
+            _mapping: mapping,
         }
     }
 

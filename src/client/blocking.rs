@@ -3,13 +3,15 @@
 use super::ClientBuilder;
 use super::methods::{self, Method};
 use super::pipeline::Pipeline;
-use crate::error::{CloseReason, Error, Identity, Result, Status, Violation};
+use crate::error::{CloseReason, Error, Result, Status, Violation};
+use crate::info::ConnectionInfo;
 use crate::link::{
     Incoming, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_plain, whole_max,
 };
 use crate::proto::frame::{Frame, Header, Kind, Tag};
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::settings::Spin;
+use crate::stream::WaitStats;
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
@@ -83,14 +85,15 @@ impl BlockingClient {
             .map(|method| &*method.name)
     }
 
-    /// Who the server is, as the system tells.
-    pub fn server(&self) -> Identity {
-        self.link.shared.peer
+    /// What the connection is made of: who the server is, sizes, limits.
+    pub fn info(&self) -> ConnectionInfo {
+        ConnectionInfo::of(&self.link.shared)
     }
 
-    /// The largest request that the server accepts, in bytes.
-    pub fn max_request(&self) -> u64 {
-        self.link.shared.terms.max_message_out
+    /// How this client has waited so far.
+    pub fn wait_stats(&self) -> WaitStats {
+        let wakeups = self.link.tx.rings() + self.link.rx.rings();
+        WaitStats::new(wakeups, self.waiter.sleeps(), self.waiter.spins())
     }
 
     /// Calls a method and waits for the reply, for as long as it takes.
@@ -164,7 +167,8 @@ impl BlockingClient {
         take: impl FnOnce(Cow<'_, [u8]>) -> T,
     ) -> Result<T> {
         let id = self.fresh_id();
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        // A time that no clock can express is for ever.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let tag = Tag::request(method.number);
         if timeout.is_none()
             && request.len() <= whole_max(&self.link.tx)

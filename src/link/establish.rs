@@ -17,6 +17,7 @@ use crate::settings::{Memory, PeerPolicy};
 use crate::sys::{self, ControlSocket, Doorbell, Received, SegmentHandle};
 use crate::waiter::Fences;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,7 +105,6 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     while talk.receive(&mut handshake)?.0 != ClientStep::Ready {}
 
     let terms = Terms {
-        mode: wishes.mode,
         fences: fences(welcome.features),
         ring_out: to_server,
         ring_in: to_client,
@@ -122,6 +122,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         segment,
         peer,
         terms,
+        name: Some(place.path.clone()),
     };
     let peer_bell =
         Doorbell::from_peer(server_bell).map_err(Error::io("use the peer's doorbell"))?;
@@ -156,6 +157,8 @@ struct Parts {
     segment: LocalSegment,
     peer: Identity,
     terms: Terms,
+    /// See [`Shared`].
+    name: Option<PathBuf>,
 }
 
 impl Parts {
@@ -176,6 +179,7 @@ impl Parts {
             terms: self.terms,
             peer: self.peer,
             huge_pages,
+            name: self.name,
             closed: Default::default(),
             reader: reader.into(),
         });
@@ -429,7 +433,6 @@ impl Accepting {
         };
         self.unsent_handles = vec![duplicate(handle.as_fd())?, duplicate(bell.as_fd())?];
         let terms = Terms {
-            mode: agreed.mode,
             fences: fences(agreed.features),
             ring_out: out,
             ring_in: into,
@@ -511,6 +514,7 @@ impl Accepting {
             segment,
             peer: self.peer,
             terms,
+            name: None,
         };
         parts.into_link(peer_bell, words, data, self.handshake.into_reader())
     }

@@ -25,16 +25,15 @@ pub(crate) use wait::{Waited, Waiter, Wanted};
 
 use crate::error::{CloseReason, Error, Identity, Violation};
 use crate::proto::handshake::{Close, CloseCode, MessageKind, MessageReader, Method};
-use crate::proto::mode::Mode;
-use crate::sys::{ControlSocket, Doorbell, Received};
+use crate::sys::{self, ControlSocket, Doorbell, Received};
 use crate::waiter::Fences;
 use rustix::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the handshake agreed on, seen from one side.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    pub(crate) mode: Mode,
     pub(crate) fences: Fences,
     /// Capacity of this side's ring, in bytes.
     pub(crate) ring_out: usize,
@@ -77,6 +76,9 @@ pub(crate) struct Shared {
     pub(crate) peer: Identity,
     /// Whether this side's segment is made of huge pages.
     pub(crate) huge_pages: bool,
+    /// The server's name, on the client's side: a server that is killed leaves it behind, and its
+    /// clients remove it.
+    name: Option<PathBuf>,
     /// Set once, when the connection is over.
     closed: OnceLock<CloseReason>,
     /// Cuts what the control socket still brings into messages.
@@ -148,6 +150,9 @@ impl Shared {
                 }
             }
         };
+        if let (CloseReason::PeerGone, Some(name)) = (&reason, &self.name) {
+            sys::sweep_dead_name(name);
+        }
         let _ = self.closed.set(reason);
         // Only one of several sleepers may have been told by the socket.
         self.bell.ring();

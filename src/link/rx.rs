@@ -47,10 +47,6 @@ impl Rx {
         }
     }
 
-    pub(crate) fn capacity(&self) -> usize {
-        self.consumer.capacity()
-    }
-
     /// Hands the next record to `visit` and consumes it; `None` if there is none.
     #[inline(always)]
     pub(crate) fn pop<R>(
@@ -103,10 +99,6 @@ impl Rx {
         self.parking.disarm(self.own.data_parked());
     }
 
-    pub(crate) fn is_armed(&self) -> bool {
-        self.parking.is_armed()
-    }
-
     /// Ends the connection because the peer broke the protocol, and gives the error to report.
     #[cold]
     pub(crate) fn violated(&self, violation: Violation) -> Error {
@@ -116,11 +108,6 @@ impl Rx {
     /// How often the peer had to be woken.
     pub(crate) fn rings(&self) -> u64 {
         self.rings
-    }
-
-    /// Bytes received so far, records' overhead included.
-    pub(crate) fn position(&self) -> u64 {
-        self.consumer.position()
     }
 
     #[inline(always)]

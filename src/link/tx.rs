@@ -81,12 +81,6 @@ impl Tx {
         }
     }
 
-    /// Whether something is staged and not published.
-    #[inline(always)]
-    pub(crate) fn has_staged(&self) -> bool {
-        self.producer.has_staged()
-    }
-
     /// Whether a record with a body of `len` bytes would fit, or would fail for good.
     pub(crate) fn is_ready(&mut self, len: usize) -> bool {
         !matches!(self.producer.has_space(len), Ok(false))

@@ -34,7 +34,7 @@ pub(crate) type AsyncHandler = dyn Fn(CallContext, Vec<u8>) -> Running + Send + 
 /// A handler that starts a call which is answered by a stream. What it gives at the end is empty.
 #[cfg(feature = "tokio")]
 pub(crate) type StreamHandler =
-    dyn Fn(CallContext, Vec<u8>, super::ItemSender) -> Running + Send + Sync;
+    dyn Fn(CallContext, Vec<u8>, super::ByteItemSender) -> Running + Send + Sync;
 
 pub(crate) enum Handler {
     Sync(Box<SyncHandler>),

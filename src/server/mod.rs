@@ -6,9 +6,9 @@ pub(crate) mod outlet;
 
 pub use methods::CallContext;
 #[cfg(feature = "tokio")]
-pub use outlet::ItemSender;
+pub use outlet::ByteItemSender;
 #[cfg(all(feature = "serde", feature = "tokio"))]
-pub use outlet::Sender;
+pub use outlet::ItemSender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
@@ -198,7 +198,7 @@ impl ServerBuilder {
     #[must_use]
     pub fn streaming_bytes<F, R>(mut self, name: &str, handler: F) -> Self
     where
-        F: Fn(Vec<u8>, ItemSender) -> R + Send + Sync + 'static,
+        F: Fn(Vec<u8>, ByteItemSender) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Status>> + Send + 'static,
     {
         let start = move |_, request, items| {
@@ -217,12 +217,12 @@ impl ServerBuilder {
     where
         Q: serde::de::DeserializeOwned,
         T: serde::Serialize,
-        F: Fn(Q, Sender<T>) -> R + Send + Sync + 'static,
+        F: Fn(Q, ItemSender<T>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Status>> + Send + 'static,
     {
         self.streaming_bytes(name, move |request, items| {
             let started =
-                crate::typed::request(&request).map(|query| handler(query, Sender::new(items)));
+                crate::typed::request(&request).map(|query| handler(query, ItemSender::new(items)));
             async move { started?.await }
         })
     }

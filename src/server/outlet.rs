@@ -70,7 +70,7 @@ impl Account {
 /// Credits apply the brakes: [`send`](Self::send) waits while the caller has not taken what it was
 /// sent, so a slow reader makes neither side's memory grow. The stream ends when the handler does.
 #[derive(Debug)]
-pub struct ItemSender {
+pub struct ByteItemSender {
     pub(crate) account: Arc<Account>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) key: usize,
@@ -80,7 +80,7 @@ pub struct ItemSender {
     pub(crate) max_item: u64,
 }
 
-impl ItemSender {
+impl ByteItemSender {
     /// Sends an item. Waits until the caller has room for it; never blocks the thread.
     ///
     /// # Errors
@@ -108,24 +108,24 @@ impl ItemSender {
     }
 }
 
-/// Sends serde types as the items of a stream; see [`ItemSender`].
+/// Sends serde types as the items of a stream; see [`ByteItemSender`].
 #[cfg(feature = "serde")]
 #[derive(Debug)]
-pub struct Sender<T> {
-    bytes: ItemSender,
+pub struct ItemSender<T> {
+    bytes: ByteItemSender,
     item: std::marker::PhantomData<fn(T)>,
 }
 
 #[cfg(feature = "serde")]
-impl<T: serde::Serialize> Sender<T> {
-    pub(crate) fn new(bytes: ItemSender) -> Self {
+impl<T: serde::Serialize> ItemSender<T> {
+    pub(crate) fn new(bytes: ByteItemSender) -> Self {
         Self {
             bytes,
             item: std::marker::PhantomData,
         }
     }
 
-    /// As [`ItemSender::send`]; and [`Code::INTERNAL`](crate::Code::INTERNAL) if the item cannot
+    /// As [`ByteItemSender::send`]; and [`Code::INTERNAL`](crate::Code::INTERNAL) if the item cannot
     /// be encoded.
     ///
     /// # Errors

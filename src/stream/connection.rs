@@ -113,12 +113,7 @@ impl Connection {
     /// As there.
     #[inline]
     pub fn recv(&mut self, message: &mut Vec<u8>) -> Result<bool> {
-        // An answer is likely to be sent next: its lines come over while this side waits.
-        let tx = &self.sender.half.tx;
-        let received = self
-            .receiver
-            .receive(message, None, || tx.prefetch_next())?;
-        Ok(received.is_message())
+        self.receiver.recv(message)
     }
 
     /// As [`Receiver::try_recv`].

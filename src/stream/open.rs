@@ -103,7 +103,7 @@ pub struct WaitStats {
 }
 
 impl WaitStats {
-    pub(super) fn new(wakeups: u64, sleeps: u64, (spins_paid, spins_wasted): (u64, u64)) -> Self {
+    pub(crate) fn new(wakeups: u64, sleeps: u64, (spins_paid, spins_wasted): (u64, u64)) -> Self {
         Self {
             wakeups,
             sleeps,

@@ -108,10 +108,6 @@ impl Parking {
             word.store(self.count, Relaxed);
         }
     }
-
-    pub(crate) fn is_armed(&self) -> bool {
-        self.count & 1 == 1
-    }
 }
 
 /// The waker's side of one parked word.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "tokio")]
 use {
     super::Item,
-    crate::server::outlet::{Account, ItemSender},
+    crate::server::outlet::{Account, ByteItemSender},
     std::collections::HashMap,
     std::task::{Context, Poll, Waker},
     tokio::{runtime::Handle, task::AbortHandle},
@@ -351,7 +351,7 @@ impl Connection {
             #[cfg(feature = "tokio")]
             Handler::Stream(start) => {
                 let account = Arc::new(Account::new(self.link.shared.terms.stream_credits));
-                let outlet = ItemSender {
+                let outlet = ByteItemSender {
                     account: account.clone(),
                     mailbox: bench.mailbox.clone(),
                     key: self.key,

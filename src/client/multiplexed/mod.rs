@@ -31,7 +31,8 @@ pub use items::Items;
 
 use super::ClientBuilder;
 use super::methods::{self, Method};
-use crate::error::{Error, Identity, Result};
+use crate::error::{Error, Result};
+use crate::info::ConnectionInfo;
 use crate::link::{AsyncWaiter, Link, Shared};
 use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
@@ -150,14 +151,9 @@ impl Client {
             .map(|method| &*method.name)
     }
 
-    /// Who the server is, as the system tells.
-    pub fn server(&self) -> Identity {
-        self.core.shared.peer
-    }
-
-    /// The largest request that the server accepts, in bytes.
-    pub fn max_request(&self) -> u64 {
-        self.core.shared.terms.max_message_out
+    /// What the connection is made of: who the server is, sizes, limits.
+    pub fn info(&self) -> ConnectionInfo {
+        ConnectionInfo::of(&self.core.shared)
     }
 
     /// Calls that are in flight on this connection.

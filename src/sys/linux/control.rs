@@ -254,11 +254,11 @@ fn remove_if_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
 }
 
 /// Removes the socket file that a killed server left at `path`. Does nothing while anybody listens
-/// there, and nothing if it cannot be done.
+/// there, and nothing if it cannot be done at once.
 pub(crate) fn sweep_dead_name(path: &Path) {
     let parent = path.parent().unwrap_or(Path::new("."));
     if let Ok(directory) = Directory::open(parent, false, false)
-        && directory.lock().is_ok()
+        && rustix::fs::flock(&directory.0, FlockOperation::NonBlockingLockExclusive).is_ok()
         && let Ok(address) = address(path)
     {
         let _ = remove_if_stale(path, &address);

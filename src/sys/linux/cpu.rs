@@ -3,7 +3,6 @@
 use rustix::thread::{CpuSet, MembarrierCommand, MembarrierQuery};
 use std::io;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// Makes this process a target of other processes' heavy fences. Returns whether that worked; if
 /// not, this process must fence for itself. Does its work once per process.
@@ -16,7 +15,7 @@ pub(crate) fn register_for_heavy_fences() -> bool {
 }
 
 /// Whether [`heavy_fence`] can be had on this system.
-pub(crate) fn can_fence_heavily() -> bool {
+fn can_fence_heavily() -> bool {
     static OFFERED: OnceLock<bool> = OnceLock::new();
     *OFFERED.get_or_init(|| {
         rustix::thread::membarrier_query().contains(
@@ -54,12 +53,6 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<Vec<usize>> {
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set)?;
     allowed_cpus()
-}
-
-/// Time since an arbitrary point that all processes of this machine share.
-pub(crate) fn monotonic_now() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 #[cfg(test)]

@@ -11,9 +11,7 @@ mod reactor;
 pub(crate) use control::{
     ControlListener, ControlSocket, Received, default_directory, sweep_dead_name,
 };
-pub(crate) use cpu::{
-    allowed_cpus, can_fence_heavily, heavy_fence, monotonic_now, pin_to, register_for_heavy_fences,
-};
+pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to, register_for_heavy_fences};
 pub(crate) use doorbell::{Doorbell, Sleeper, Woken};
 pub(crate) use memory::{Mapping, SegmentHandle, create_segment, open_segment, page_size};
 pub(crate) use multiplexer::{Event, Multiplexer, MultiplexerWaker};
