@@ -89,7 +89,7 @@ impl Call {
         };
         // Looked up before the request is read, which may take long.
         client.method(method)?;
-        let request = self.request(client.max_request())?;
+        let request = self.request(client.info().max_message_out)?;
         let start = Instant::now();
         let reply = match self.timeout {
             Some(timeout) => client.call_bytes_timeout(method, &request, timeout)?,
@@ -103,13 +103,13 @@ impl Call {
         if !self.json {
             return print_text(&methods.join("\n"));
         }
-        let server = client.server();
+        let info = client.info();
         print_json(&Offer {
             methods,
-            max_request: client.max_request(),
+            max_request: info.max_message_out,
             server: Server {
-                pid: server.pid,
-                uid: server.uid,
+                pid: info.peer.pid,
+                uid: info.peer.uid,
             },
         })
     }

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::figures::RoundTrips;
-use super::in_use::{self, Connection, Waits};
+use super::in_use::{self, Connection};
 use super::walk;
 use crate::baseline::blocking::UnixClient;
 use crate::measure::{Budget, Latency, latency};
@@ -55,7 +55,7 @@ enum Task {
 enum Answer {
     /// One more run is done.
     Run,
-    RoundTrips(Vec<RoundTrips>, Waits),
+    RoundTrips(Vec<RoundTrips>),
     Files(Checked),
     Connection(Connection),
 }
@@ -104,7 +104,7 @@ impl Client {
         rounds: u32,
         budget: Budget,
         progress: &ProgressBar,
-    ) -> Result<(Vec<RoundTrips>, Waits)> {
+    ) -> Result<Vec<RoundTrips>> {
         let (near, far) = UnixStream::pair().context("cannot make a socket pair")?;
         unix_server.channel().send_with(&(), &[far.into()])?;
         let task = Task::RoundTrips {
@@ -117,9 +117,9 @@ impl Client {
         loop {
             match self.answer()? {
                 Answer::Run => progress.inc(1),
-                Answer::RoundTrips(round_trips, waits) => {
+                Answer::RoundTrips(round_trips) => {
                     progress.finish_and_clear();
-                    return Ok((round_trips, waits));
+                    return Ok(round_trips);
                 }
                 _ => bail!("a client process answered something else"),
             }
@@ -177,10 +177,8 @@ pub fn be_client(parent: Parent) -> Result<()> {
                     unix: UnixClient::new(socket.into()),
                     parent: &parent,
                     budget,
-                    waits: Waits::default(),
                 };
-                let round_trips = contest.all(&sizes, rounds)?;
-                Answer::RoundTrips(round_trips, contest.waits)
+                Answer::RoundTrips(contest.all(&sizes, rounds)?)
             }
             Task::Files(paths) => Answer::Files(check_files(&mut client, paths)?),
             Task::Connection => Answer::Connection(in_use::of_connection(&client)?),
@@ -196,7 +194,6 @@ struct Contest<'a> {
     unix: UnixClient,
     parent: &'a Parent,
     budget: Budget,
-    waits: Waits,
 }
 
 impl Contest<'_> {
@@ -215,15 +212,11 @@ impl Contest<'_> {
 
     fn nearwire(&mut self, echo: Method, payload: &[u8]) -> Result<Latency> {
         let mut reply = Vec::with_capacity(payload.len());
-        let before = Waits::so_far(0)?;
-        let mut calls = 0;
         let measured = latency(self.budget, || {
             self.client.call_into(echo, payload, &mut reply)?;
             ensure!(reply == payload, "an echo differs from what was sent");
-            calls += 1;
             Ok(())
         })?;
-        self.waits.add(Waits::so_far(calls)?, before);
         self.parent.channel().send(&Answer::Run)?;
         Ok(measured)
     }
@@ -244,7 +237,7 @@ struct Due {
 
 /// Sends files whole, several at a time, and compares the server's hash of each with its own.
 fn check_files(client: &mut BlockingClient, paths: Vec<OsString>) -> Result<Checked> {
-    let limit = client.max_request();
+    let limit = client.info().max_message_out;
     let hash = client.method("hash")?;
     let mut pipeline = client.pipeline();
     let mut due = VecDeque::new();

@@ -18,6 +18,12 @@ use crate::serve::PrivateServer;
 pub(super) struct Connection {
     /// CPUs that the client may run on, as the kernel says.
     pub(super) client_cpus: Vec<usize>,
+    /// Capacity of the ring towards the server, in bytes.
+    pub(super) ring_to_server: usize,
+    /// Capacity of the ring towards the client, in bytes.
+    pub(super) ring_to_client: usize,
+    /// How it has waited since it was opened.
+    pub(super) waits: Waits,
     /// The segments that the client has mapped, as the kernel says: its own and the server's.
     pub(super) segments: Vec<Segment>,
 }
@@ -33,30 +39,15 @@ pub(super) struct Segment {
     pub(super) huge_pages: bool,
 }
 
-/// Calls, and how often the kernel put the caller to sleep meanwhile.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How a client has waited for its replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waits {
-    pub(super) calls: u64,
+    /// Waits that ended while the client spun.
+    pub(super) spins: u64,
+    /// Waits that slept in the kernel.
     pub(super) sleeps: u64,
-}
-
-impl Waits {
-    /// The calling thread's sleeps since it was started, as the kernel counts them.
-    pub(super) fn so_far(calls: u64) -> Result<Self> {
-        let status = fs::read_to_string("/proc/thread-self/status")?;
-        let sleeps = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-            .and_then(|count| count.trim().parse().ok())
-            .context("the kernel does not count sleeps")?;
-        Ok(Self { calls, sleeps })
-    }
-
-    /// Adds what happened between two readings.
-    pub(super) fn add(&mut self, after: Self, before: Self) {
-        self.calls += after.calls - before.calls;
-        self.sleeps += after.sleeps - before.sleeps;
-    }
+    /// System calls that woke the server.
+    pub(super) wakeups: u64,
 }
 
 /// What was in use in the whole demonstration.
@@ -66,25 +57,31 @@ pub(super) struct InUse {
     pub(super) connection: Connection,
     /// CPUs that each of the server's workers may run on, as the kernel says.
     pub(super) worker_cpus: Vec<Vec<usize>>,
-    /// How the client waited for its replies.
-    pub(super) waits: Waits,
 }
 
-/// What this process's connection is like. Asks the kernel, whose word it is in the end.
-pub(super) fn of_connection(_client: &BlockingClient) -> Result<Connection> {
+/// What this process's connection is like, as the library and the kernel say.
+pub(super) fn of_connection(client: &BlockingClient) -> Result<Connection> {
     let maps = fs::read_to_string("/proc/self/smaps").context("cannot read the memory map")?;
+    let info = client.info();
+    let stats = client.wait_stats();
     Ok(Connection {
         client_cpus: allowed_cpus(),
+        ring_to_server: info.ring_out,
+        ring_to_client: info.ring_in,
+        waits: Waits {
+            spins: stats.spins_paid,
+            sleeps: stats.sleeps,
+            wakeups: stats.wakeups,
+        },
         segments: segments(&maps),
     })
 }
 
 /// Asks a client, and the kernel about the server.
-pub(super) fn find_out(client: &Client, server: &PrivateServer, waits: Waits) -> Result<InUse> {
+pub(super) fn find_out(client: &Client, server: &PrivateServer) -> Result<InUse> {
     Ok(InUse {
         connection: client.connection()?,
         worker_cpus: server.worker_cpus()?,
-        waits,
     })
 }
 
@@ -125,41 +122,41 @@ fn segments(maps: &str) -> Vec<Segment> {
 
 impl fmt::Display for InUse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes: BTreeSet<usize> = self.connection.segments.iter().map(|s| s.bytes).collect();
-        let sizes: Vec<String> = sizes.into_iter().map(human_size).collect();
-        let huge = self
-            .connection
-            .segments
-            .iter()
-            .filter(|s| s.huge_pages)
-            .count();
+        let connection = &self.connection;
+        let huge = connection.segments.iter().filter(|s| s.huge_pages).count();
         let pages = match huge {
             0 => "no huge pages",
-            all if all == self.connection.segments.len() => "huge pages",
+            all if all == connection.segments.len() => "huge pages",
             _ => "huge pages on one side",
         };
-        let pinned = |cpus: &[usize]| match cpus {
-            [cpu] => format!("pinned to CPU {cpu}"),
-            cpus => format!("not pinned (any of {} CPUs)", cpus.len()),
-        };
-        let workers: BTreeSet<String> = self.worker_cpus.iter().map(|c| pinned(c)).collect();
+        let workers: BTreeSet<String> = self.worker_cpus.iter().map(|cpus| pinned(cpus)).collect();
         let workers: Vec<String> = workers.into_iter().collect();
         write!(
             formatter,
-            "In use: segments of {}, {pages}; {} worker{} {}, client {}; {}.",
-            sizes.join(" and "),
+            "In use: rings of {} and {}, {pages}; {} worker{} {}, client {}; waiting by {}.",
+            human_size(connection.ring_to_server),
+            human_size(connection.ring_to_client),
             self.worker_cpus.len(),
             if self.worker_cpus.len() == 1 { "" } else { "s" },
             workers.join(" or "),
-            pinned(&self.connection.client_cpus),
-            self.waits,
+            pinned(&connection.client_cpus),
+            connection.waits,
         )
+    }
+}
+
+/// Where a thread with these CPUs may run.
+fn pinned(cpus: &[usize]) -> String {
+    match cpus {
+        [cpu] => format!("pinned to CPU {cpu}"),
+        cpus => format!("not pinned (any of {} CPUs)", cpus.len()),
     }
 }
 
 impl fmt::Display for Waits {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = self.sleeps as f64 / self.calls.max(1) as f64;
+        let Self { spins, sleeps, .. } = self;
+        let share = *sleeps as f64 / (spins + sleeps).max(1) as f64;
         let how = if share < 0.05 {
             "spinning"
         } else if share < 0.95 {
@@ -167,10 +164,9 @@ impl fmt::Display for Waits {
         } else {
             "blocking"
         };
-        let Self { calls, sleeps } = self;
         write!(
             formatter,
-            "{how} ({calls} calls, {sleeps} sleeps in the kernel)"
+            "{how} ({spins} waits ended in a spin, {sleeps} in a sleep)"
         )
     }
 }
@@ -206,12 +202,18 @@ KernelPageSize:        4 kB
     }
 
     #[test]
-    fn this_thread_has_slept() {
-        let before = Waits::so_far(0).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(1));
-        let mut waits = Waits::default();
-        waits.add(Waits::so_far(1).unwrap(), before);
-        assert_eq!(waits.calls, 1);
-        assert!(waits.sleeps >= 1);
+    fn waits_are_named_by_what_most_did() {
+        let text = |spins, sleeps| {
+            let wakeups = sleeps;
+            Waits {
+                spins,
+                sleeps,
+                wakeups,
+            }
+            .to_string()
+        };
+        assert!(text(1000, 1).starts_with("spinning ("));
+        assert!(text(50, 50).starts_with("spinning and blocking ("));
+        assert!(text(0, 50).starts_with("blocking ("));
     }
 }

@@ -94,9 +94,9 @@ impl Demo {
             (5, Budget::of(Duration::from_millis(300)))
         };
         let progress = bar("round trips  {bar:30} {pos}/{len}");
-        let (round_trips, waits) =
+        let round_trips =
             clients[0].round_trips(&unix_server, &SIZES, rounds, budget, &progress)?;
-        let in_use = in_use::find_out(&clients[0], &server, waits)?;
+        let in_use = in_use::find_out(&clients[0], &server)?;
 
         let progress = bar("files        {bar:30} {binary_bytes}/{binary_total_bytes}");
         let tree = walk::walk(&self.dir, largest);
