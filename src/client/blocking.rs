@@ -39,8 +39,17 @@ pub struct BlockingClient {
     next_id: u64,
 }
 
-/// Something that ends a call: a reply or an error of the handler.
-pub(super) type Ended<'a> = std::result::Result<Cow<'a, [u8]>, Status>;
+/// What ends a call.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A reply, in so many bytes of the client's buffer.
+    Buffered { id: u64, len: usize },
+    /// A reply with a buffer of its own, or an error of the handler.
+    Ended {
+        id: u64,
+        ended: Result<Vec<u8>, Status>,
+    },
+}
 
 impl BlockingClient {
     /// Connects with the default settings. Blocks for 5 s at most.
@@ -179,16 +188,16 @@ impl BlockingClient {
         } else {
             self.send_slowly(method, id, request, timeout, deadline)?;
         }
-        let mut take = Some(take);
         loop {
-            let ended = self.poll_reply(|of, ended| {
-                // Another number: an answer to a call that was given up.
-                let take = (of == id).then(|| take.take()).flatten()?;
-                Some(ended.map(take))
-            })?;
-            match ended {
-                Some(Some(result)) => return result.map_err(Error::from),
-                Some(None) => {}
+            match self.poll_answer()? {
+                Some(Answer::Buffered { id: of, len }) if of == id => {
+                    return Ok(take(Cow::Borrowed(&self.buffer[..len])));
+                }
+                Some(Answer::Ended { id: of, ended }) if of == id => {
+                    return Ok(take(Cow::Owned(ended?)));
+                }
+                // An answer to a call that was given up.
+                Some(_) => {}
                 None => self.wait_for_reply(id, deadline)?,
             }
         }
@@ -202,19 +211,16 @@ impl BlockingClient {
         id
     }
 
-    /// Takes frames until one ends a call, and hands it to `visit` with the call's number. `None`
-    /// if nothing more is there at the moment.
+    /// Takes frames until one ends a call. `None` if nothing more is there at the moment.
     #[inline(always)]
-    pub(super) fn poll_reply<T>(
-        &mut self,
-        visit: impl FnOnce(u64, Ended<'_>) -> T,
-    ) -> Result<Option<T>> {
+    pub(super) fn poll_answer(&mut self) -> Result<Option<Answer>> {
         loop {
-            let incoming =
-                next_incoming(&mut self.link.rx, &mut self.reassembly, &mut self.buffer)?;
-            match incoming {
+            match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut self.buffer)? {
                 Some(Incoming::Reply { id, payload }) => {
-                    return Ok(Some(visit(id, Ok(Cow::Borrowed(payload)))));
+                    return Ok(Some(Answer::Buffered {
+                        id,
+                        len: payload.len(),
+                    }));
                 }
                 None => return Ok(None),
                 Some(Incoming::Partial) => {}
@@ -223,18 +229,8 @@ impl BlockingClient {
                 }
                 Some(Incoming::Message(message)) => {
                     let Message { header, payload } = message;
-                    match header.kind {
-                        Kind::Reply => {
-                            return Ok(Some(visit(header.request_id, Ok(payload))));
-                        }
-                        Kind::Error => {
-                            let status = status_of(&header, &payload);
-                            return Ok(Some(visit(header.request_id, Err(status))));
-                        }
-                        Kind::GoAway | Kind::Ping | Kind::Pong => {}
-                        other => {
-                            return Err(unexpected(&self.link, &format!("a {other:?} frame")));
-                        }
+                    if let Some(answer) = answer_of(&self.link, &header, payload.into_owned())? {
+                        return Ok(Some(answer));
                     }
                 }
             }
@@ -282,7 +278,7 @@ impl BlockingClient {
         while !outgoing.stage(&mut self.link.tx)? {
             self.link.tx.publish();
             // Nothing that arrives meanwhile is of this call; old answers are let go.
-            while self.poll_reply(|_, _| ())?.is_some() {}
+            while self.poll_answer()?.is_some() {}
             let len = outgoing.next_len();
             match self.wait_for_space(len, deadline)? {
                 Waited::Ready => {}
@@ -351,6 +347,22 @@ impl Drop for BlockingClient {
         self.link.tx.close();
         self.link.shared.close(CloseReason::Local);
     }
+}
+
+/// The answer that a message is; `None` for messages about something else.
+#[cold]
+#[inline(never)]
+fn answer_of(link: &Link, header: &Header, payload: Vec<u8>) -> Result<Option<Answer>> {
+    let ended = match header.kind {
+        Kind::Reply => Ok(payload),
+        Kind::Error => Err(status_of(header, &payload)),
+        Kind::GoAway | Kind::Ping | Kind::Pong => return Ok(None),
+        other => return Err(unexpected(link, &format!("a {other:?} frame"))),
+    };
+    Ok(Some(Answer::Ended {
+        id: header.request_id,
+        ended,
+    }))
 }
 
 pub(super) fn status_of(header: &Header, payload: &[u8]) -> Status {

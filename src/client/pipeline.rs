@@ -1,12 +1,11 @@
 //! Several calls in flight from one thread.
 
-use super::blocking::BlockingClient;
+use super::blocking::{Answer, BlockingClient};
 use super::methods::Method;
 use crate::error::{Error, Result, Status};
 use crate::link::{Waited, Wanted, stage_plain, whole_max};
 use crate::proto::frame::Tag;
 use crate::ring::Ready;
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Names a call of a [`Pipeline`].
@@ -106,57 +105,50 @@ impl<'a> Pipeline<'a> {
         &mut self,
         visit: impl FnOnce(CallId, Result<&[u8], Status>) -> T,
     ) -> Result<Option<T>> {
-        let mut visit = Some(visit);
+        if let Some((id, reply)) = self.early.pop_front() {
+            self.in_flight -= 1;
+            return Ok(Some(visit(
+                CallId(id),
+                reply.as_deref().map_err(Clone::clone),
+            )));
+        }
         while self.in_flight > 0 {
-            if let Some(taken) = self.try_next(&mut visit)? {
-                return Ok(Some(taken));
-            }
-            self.client.link.tx.publish();
-            let wanted = Wanted {
-                data: Some(&mut self.client.link.rx),
-                space: None,
-            };
-            let waited = self.client.waiter.wait(wanted, None)?;
-            if waited == Waited::Closed || self.client.link.rx.ready() == Ready::Closed {
-                return Err(self.client.closed());
+            match self.client.poll_answer()? {
+                Some(Answer::Buffered { id, len }) => {
+                    // A lower number: of a call given up before this pipeline.
+                    if id >= self.first {
+                        self.in_flight -= 1;
+                        return Ok(Some(visit(CallId(id), Ok(&self.client.buffer[..len]))));
+                    }
+                }
+                Some(Answer::Ended { id, ended }) => {
+                    if id >= self.first {
+                        self.in_flight -= 1;
+                        return Ok(Some(visit(
+                            CallId(id),
+                            ended.as_deref().map_err(Clone::clone),
+                        )));
+                    }
+                }
+                None => self.wait_for_answer()?,
             }
         }
         Ok(None)
     }
 
-    /// Takes a reply that is there already. `None`: there is none.
-    #[inline(always)]
-    fn try_next<T, V>(&mut self, visit: &mut Option<V>) -> Result<Option<T>>
-    where
-        V: FnOnce(CallId, Result<&[u8], Status>) -> T,
-    {
-        if let Some((id, reply)) = self.early.pop_front() {
-            self.in_flight -= 1;
-            let visit = visit.take();
-            return Ok(visit.map(|visit| visit(CallId(id), reply.as_deref().map_err(Clone::clone))));
+    /// Publishes what was submitted and waits until an answer may be there.
+    fn wait_for_answer(&mut self) -> Result<()> {
+        let client = &mut *self.client;
+        client.link.tx.publish();
+        let wanted = Wanted {
+            data: Some(&mut client.link.rx),
+            space: None,
+        };
+        let waited = client.waiter.wait(wanted, None)?;
+        if waited == Waited::Closed || client.link.rx.ready() == Ready::Closed {
+            return Err(client.closed());
         }
-        let first = self.first;
-        loop {
-            let taken = self.client.poll_reply(|id, ended| {
-                if id < first {
-                    return None;
-                }
-                let visit = visit.take()?;
-                Some(match ended {
-                    Ok(reply) => visit(CallId(id), Ok(&reply)),
-                    Err(status) => visit(CallId(id), Err(status)),
-                })
-            })?;
-            match taken {
-                Some(Some(taken)) => {
-                    self.in_flight -= 1;
-                    return Ok(Some(taken));
-                }
-                // Of a call given up before this pipeline.
-                Some(None) => {}
-                None => return Ok(None),
-            }
-        }
+        Ok(())
     }
 
     /// A request that is large or finds the ring full. The server may be unable to take it before
@@ -167,17 +159,15 @@ impl<'a> Pipeline<'a> {
         let mut outgoing = self.client.outgoing(method, id, request, None)?;
         while !outgoing.stage(&mut self.client.link.tx)? {
             self.client.link.tx.publish();
-            let first = self.first;
-            let early = &mut self.early;
-            while self
-                .client
-                .poll_reply(|id, ended| {
-                    if id >= first {
-                        early.push_back((id, ended.map(Cow::into_owned)));
-                    }
-                })?
-                .is_some()
-            {}
+            while let Some(answer) = self.client.poll_answer()? {
+                let (id, ended) = match answer {
+                    Answer::Buffered { id, len } => (id, Ok(self.client.buffer[..len].to_vec())),
+                    Answer::Ended { id, ended } => (id, ended),
+                };
+                if id >= self.first {
+                    self.early.push_back((id, ended));
+                }
+            }
             if self.client.wait_for_space(outgoing.next_len(), None)? == Waited::Closed {
                 return Err(self.client.closed());
             }

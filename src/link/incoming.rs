@@ -40,10 +40,11 @@ pub(crate) enum Incoming<'a> {
     Partial,
 }
 
-/// What is known of a record after the look at its tag.
-enum Seen {
-    Plain { tag: u32, id: u64, len: usize },
-    Done(Result<Option<Message<'static>>, Violation>),
+/// A record that is a plain request or reply, its payload copied out.
+struct Plain {
+    tag: u32,
+    id: u64,
+    len: usize,
 }
 
 /// Takes the next record and makes a frame of it. `None` if there is none.
@@ -58,7 +59,7 @@ pub(crate) fn next<'a>(
     reassembly: &mut Reassembly,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Option<Incoming<'a>>> {
-    let seen = rx.pop(|record| {
+    let plain = rx.pop_if(|record| {
         let tag = record.tag();
         let kind_and_flags = tag as u16;
         if (kind_and_flags == PLAIN_REQUEST || kind_and_flags == PLAIN_REPLY)
@@ -71,13 +72,13 @@ pub(crate) fn next<'a>(
                 buffer.resize(len, 0);
             }
             record.read(WORD, &mut buffer[..len]);
-            return Seen::Plain { tag, id, len };
+            return (Some(Plain { tag, id, len }), true);
         }
-        Seen::Done(take_any(&record, reassembly))
+        (None, false)
     })?;
-    match seen {
+    match plain {
         None => Ok(None),
-        Some(Seen::Plain { tag, id, len }) => {
+        Some(Some(Plain { tag, id, len })) => {
             let payload = &buffer[..len];
             Ok(Some(if tag as u16 == PLAIN_REQUEST {
                 Incoming::Request {
@@ -89,15 +90,23 @@ pub(crate) fn next<'a>(
                 Incoming::Reply { id, payload }
             }))
         }
-        Some(Seen::Done(Ok(Some(message)))) => Ok(Some(Incoming::Message(message))),
-        Some(Seen::Done(Ok(None))) => Ok(Some(Incoming::Partial)),
-        Some(Seen::Done(Err(violation))) => Err(rx.violated(violation)),
+        Some(None) => next_of_any_kind(rx, reassembly),
+    }
+}
+
+/// The next record, whatever it is. It is looked at anew: nothing that was seen of it holds.
+#[cold]
+#[inline(never)]
+fn next_of_any_kind(rx: &mut Rx, reassembly: &mut Reassembly) -> Result<Option<Incoming<'static>>> {
+    match rx.pop(|record| take_any(&record, reassembly))? {
+        None => Ok(None),
+        Some(Ok(Some(message))) => Ok(Some(Incoming::Message(message))),
+        Some(Ok(None)) => Ok(Some(Incoming::Partial)),
+        Some(Err(violation)) => Err(rx.violated(violation)),
     }
 }
 
 /// The general case: extension fields, fragments, payloads that deserve their own buffer.
-#[cold]
-#[inline(never)]
 pub(crate) fn take_any(
     record: &super::rx::Record<'_>,
     reassembly: &mut Reassembly,
