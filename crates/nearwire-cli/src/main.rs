@@ -50,7 +50,8 @@ impl Command {
         match self {
             Self::Serve(serve) => Some(&serve.name),
             Self::Call(call) => Some(&call.name),
-            Self::Demo(_) | Self::Bench(_) | Self::Child(_) => None,
+            Self::Bench(bench) => bench.server(),
+            Self::Demo(_) | Self::Child(_) => None,
         }
     }
 }

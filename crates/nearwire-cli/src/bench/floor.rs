@@ -19,7 +19,7 @@ use crate::measure::{
 use crate::process::{Placement, two_cpus};
 
 pub use far_side::{FAR_SIDE_ROLE, be_far_side};
-use near_side::NearSide;
+pub(super) use near_side::NearSide;
 
 /// One run of an operation between two processes takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(200);

@@ -1,6 +1,9 @@
 //! `nearwire bench`: figures, each with what it is measured against.
 
+mod calls;
 pub mod floor;
+mod latency;
+mod throughput;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -8,17 +11,30 @@ use clap::Subcommand;
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
+    Latency(latency::Latency),
+    Throughput(throughput::Throughput),
     /// What the hardware and the kernel give, whoever asks.
     Floor(floor::Floor),
 }
 
 impl Bench {
+    /// The server that it was told to use.
+    pub fn server(&self) -> Option<&str> {
+        match self {
+            Self::Latency(latency) => latency.server(),
+            Self::Throughput(throughput) => throughput.server(),
+            Self::Floor(_) => None,
+        }
+    }
+
     /// Measures and prints.
     ///
     /// # Errors
     /// Whatever keeps it from measuring.
     pub fn run(&self) -> Result<()> {
         match self {
+            Self::Latency(latency) => latency.run(),
+            Self::Throughput(throughput) => throughput.run(),
             Self::Floor(floor) => floor.run(),
         }
     }

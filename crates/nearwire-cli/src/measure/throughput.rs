@@ -76,6 +76,92 @@ pub fn throughput(
     })
 }
 
+/// Counts operations as they end, for those that overlap in tasks of their own.
+///
+/// Like [`throughput`], which is for those that one thread starts in order.
+#[derive(Debug)]
+pub struct Meter {
+    budget: Budget,
+    bytes_each: usize,
+    /// Operations between two clock reads.
+    slice: u64,
+    /// Operations of the current slice that have ended.
+    in_slice: u64,
+    /// Operations of all slices that count.
+    operations: u64,
+    /// When the current slice began.
+    begin: Instant,
+    warm_up: bool,
+    /// When the warm-up began, or the measurement.
+    start: Instant,
+    slices: Vec<f64>,
+}
+
+impl Meter {
+    /// Begins to warm up.
+    pub fn start(budget: Budget, bytes_each: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            budget,
+            bytes_each,
+            slice: 16,
+            in_slice: 0,
+            operations: 0,
+            begin: now,
+            warm_up: true,
+            start: now,
+            slices: Vec::new(),
+        }
+    }
+
+    /// Counts operations that have ended. Returns whether there is time for more.
+    pub fn count(&mut self, operations: u64) -> bool {
+        self.in_slice += operations;
+        self.in_slice < self.slice || self.end_slice()
+    }
+
+    fn end_slice(&mut self) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        let end = Instant::now();
+        let took = end - self.begin;
+        if !self.warm_up {
+            self.operations += self.in_slice;
+            self.slices.push(self.in_slice as f64 / took.as_secs_f64());
+        } else if took < SLICE {
+            self.slice *= 2;
+        } else if end - self.start >= self.budget.warm_up {
+            self.warm_up = false;
+            self.start = end;
+        }
+        self.begin = end;
+        if self.is_over() {
+            return false;
+        }
+        self.in_slice = 0;
+        true
+    }
+
+    /// Whether all that was to be measured has been. What ends later does not count.
+    fn is_over(&self) -> bool {
+        !self.slices.is_empty() && self.begin - self.start >= self.budget.run
+    }
+
+    /// What came of it.
+    pub fn evaluate(self) -> Throughput {
+        let operations = self.operations;
+        let seconds = (self.begin - self.start).as_secs_f64();
+        Throughput {
+            operations,
+            seconds,
+            mean_per_second: operations as f64 / seconds,
+            typical_per_second: median(self.slices),
+            bytes_each: self.bytes_each,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +190,27 @@ mod tests {
         assert_eq!(sent, told);
         // A slice of warm-up and a slice that counts.
         assert_eq!(measured.operations * 2, sent);
+    }
+
+    #[test]
+    fn a_meter_counts_whole_slices_and_then_stops() {
+        let budget = Budget {
+            warm_up: Duration::ZERO,
+            run: 3 * SLICE,
+        };
+        let mut meter = Meter::start(budget, 8);
+        let mut calls = 1;
+        while meter.count(1) {
+            std::thread::sleep(SLICE / 16);
+            calls += 1;
+        }
+        // Whatever ends later is not counted, and does not start it again.
+        for _ in 0..100 {
+            assert!(!meter.count(1));
+        }
+        let measured = meter.evaluate();
+        assert!(measured.operations >= 16 && measured.operations < calls);
+        assert_eq!(measured.operations % 16, 0);
+        assert!(measured.seconds >= (3 * SLICE).as_secs_f64());
     }
 }
