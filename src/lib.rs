@@ -1,4 +1,32 @@
 //! Calls between processes on one machine, at the speed of shared memory.
+//!
+//! A [`Server`] offers methods under a name; clients in other processes call them: [`Client`] from
+//! async code, [`BlockingClient`] from a thread. Below calls there are messages
+//! ([`Connection`]) and byte streams ([`ByteStream`]), for protocols of one's own.
+//!
+//! ```no_run
+//! use nearwire::{BlockingClient, Server};
+//!
+//! # fn main() -> nearwire::Result<()> {
+//! // one process
+//! let server = Server::builder()
+//!     .method("reverse", |request: &[u8]| Ok(request.iter().rev().copied().collect()))
+//!     .bind("text")?;
+//!
+//! // another process of the same user
+//! let mut client = BlockingClient::connect("text")?;
+//! assert_eq!(client.call_bytes("reverse", b"wire")?, b"eriw");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//! - `tokio` (default): the async client, async handlers and streams, `AsyncRead`/`AsyncWrite`.
+//! - `serde` (default): typed calls, encoded as postcard.
+//!
+//! # Who can talk to whom
+//! Processes of the same user, unless a [`PeerPolicy`] says otherwise. The other side may be
+//! hostile: it can break its own connection and nothing else.
 
 #![deny(unsafe_code)]
 
@@ -48,3 +76,8 @@ pub use stream::{AsyncByteStream, AsyncConnection};
 pub use stream::{
     ByteListener, ByteStream, Connection, Listener, ListenerBuilder, Received, WaitStats,
 };
+
+/// The README's examples are compiled with the tests.
+#[cfg(all(doctest, feature = "tokio", feature = "serde"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

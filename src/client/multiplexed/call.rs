@@ -40,9 +40,10 @@ enum Stage<'a> {
     /// Not known to the connection.
     New(Request<'a>),
     /// Has a place; not, or not wholly, in the ring.
+    /// Boxed, because it is rare and large and a call is moved about.
     Sending {
         key: usize,
-        outgoing: Outgoing<Cow<'a, [u8]>>,
+        outgoing: Box<Outgoing<Cow<'a, [u8]>>>,
     },
     /// Has a place; the server has the request.
     Sent { key: usize },
@@ -133,7 +134,7 @@ impl<'a> Place<'a> {
                     u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
                 });
                 let payload = std::mem::take(&mut request.payload);
-                let outgoing = Outgoing::new(&state.link.tx, header, payload);
+                let outgoing = Box::new(Outgoing::new(&state.link.tx, header, payload));
                 self.stage = Stage::Sending { key, outgoing };
                 Poll::Ready(self.go_on_sending(state))
             }
@@ -241,11 +242,13 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The reply, if it is there; taken from the ring if need be.
+    /// The reply, if it is there; taken from the ring if this call is alone. Otherwise the driver
+    /// takes what arrives: 64 calls that all look at the ring fight for the line that the server
+    /// is writing.
     #[inline(always)]
     fn look(&mut self, state: &mut State, key: usize) -> Option<Result<Vec<u8>>> {
         let mut end = state.claim(key);
-        if end.is_none() {
+        if end.is_none() && state.in_flight() == 1 {
             state.receive();
             end = state.claim(key);
         }
