@@ -9,6 +9,7 @@ mod demo;
 mod logging;
 mod measure;
 mod output;
+mod private;
 mod process;
 mod serve;
 mod services;
@@ -64,6 +65,7 @@ fn role(name: &str) -> Option<process::Role> {
         baseline::coalesced::COALESCED_ROLE => baseline::coalesced::serve_coalesced,
         bench::floor::FAR_SIDE_ROLE => bench::floor::be_far_side,
         demo::DEMO_CLIENT_ROLE => demo::be_client,
+        bench::ring::MESSAGES_ROLE => bench::ring::serve_messages,
         serve::PRIVATE_SERVER_ROLE => serve::serve_privately,
         _ => return None,
     })

@@ -1,7 +1,5 @@
 //! `nearwire serve`: a server with the built-in services, and the settings of any server.
 
-mod private;
-
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,9 +9,12 @@ use nearwire::{HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::private::{self, PrivateServer};
+use crate::process::Parent;
 use crate::{arguments, services};
 
-pub use private::{PRIVATE_SERVER_ROLE, PrivateServer, serve_privately};
+/// The role of a server process that serves one command, see [`start_privately`].
+pub const PRIVATE_SERVER_ROLE: &str = "server";
 
 /// Serve the built-in services under a name, until Ctrl-C or SIGTERM.
 ///
@@ -200,6 +201,25 @@ impl Serve {
             }
         })
     }
+}
+
+/// Starts a server process with the services `echo` and `hash`, on one CPU if `cpu` says so.
+///
+/// # Errors
+/// If it cannot be started, or cannot serve.
+pub fn start_privately(settings: &Settings, cpu: Option<usize>) -> Result<PrivateServer> {
+    PrivateServer::start(PRIVATE_SERVER_ROLE, settings, cpu)
+}
+
+/// The role of the server's process.
+///
+/// # Errors
+/// If it cannot serve.
+pub fn serve_privately(parent: Parent) -> Result<()> {
+    let bind = |settings: Settings, path: &str| {
+        Ok(services::add_immediate(settings.builder()).bind(path)?)
+    };
+    private::serve(&parent, bind, |server| server.shutdown(private::GRACE))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use tokio::runtime::Runtime;
 
 use crate::arguments;
 use crate::measure::{Contender, Measured, Options, Ratio, Series};
-use crate::serve::{PrivateServer, Settings, spin};
+use crate::private::PrivateServer;
+use crate::serve::{Settings, spin, start_privately};
 
 /// Options of the benchmarks of calls.
 #[derive(Debug, clap::Args)]
@@ -105,7 +106,7 @@ impl CallOptions {
                     ring_max: 256 << 20,
                     ..Settings::default()
                 };
-                Ok(Server::Private(PrivateServer::start(&settings, cpu)?))
+                Ok(Server::Private(start_privately(&settings, cpu)?))
             }
         }
     }

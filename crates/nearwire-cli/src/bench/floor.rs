@@ -18,6 +18,7 @@ use crate::measure::{
 };
 use crate::process::{Placement, two_cpus};
 
+pub(super) use far_side::fingerprint;
 pub use far_side::{FAR_SIDE_ROLE, be_far_side};
 pub(super) use near_side::NearSide;
 

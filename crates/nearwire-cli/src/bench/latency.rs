@@ -17,7 +17,7 @@ use crate::measure::{
     latency, latency_async,
 };
 use crate::process::{Placement, end_with_children, run_on, two_cpus};
-use crate::serve::{PrivateServer, Settings};
+use crate::serve::{Settings, start_privately};
 
 /// One run takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(200);
@@ -212,7 +212,7 @@ fn asleep(
         spin: Some(0),
         ..Settings::default()
     };
-    let server = PrivateServer::start(&settings, Some(second))?;
+    let server = start_privately(&settings, Some(second))?;
     let echo = RefCell::new(UnixEcho::start(Some(second))?);
     let mut contest = Vec::new();
     for (place, here) in PLACES.into_iter().zip([first, second]) {

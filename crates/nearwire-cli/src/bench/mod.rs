@@ -3,6 +3,7 @@
 mod calls;
 pub mod floor;
 mod latency;
+pub mod ring;
 mod throughput;
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ use clap::Subcommand;
 pub enum Bench {
     Latency(latency::Latency),
     Throughput(throughput::Throughput),
+    Ring(ring::Ring),
     /// What the hardware and the kernel give, whoever asks.
     Floor(floor::Floor),
 }
@@ -23,7 +25,7 @@ impl Bench {
         match self {
             Self::Latency(latency) => latency.server(),
             Self::Throughput(throughput) => throughput.server(),
-            Self::Floor(_) => None,
+            Self::Ring(_) | Self::Floor(_) => None,
         }
     }
 
@@ -35,6 +37,7 @@ impl Bench {
         match self {
             Self::Latency(latency) => latency.run(),
             Self::Throughput(throughput) => throughput.run(),
+            Self::Ring(ring) => ring.run(),
             Self::Floor(floor) => floor.run(),
         }
     }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use crate::arguments::human_size;
-use crate::process::allowed_cpus;
-use crate::serve::PrivateServer;
+use crate::private::PrivateServer;
+use crate::process::{allowed_cpus, cpus_of};
 
 /// How a client's connection works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +81,25 @@ pub(super) fn of_connection(client: &BlockingClient) -> Result<Connection> {
 pub(super) fn find_out(client: &Client, server: &PrivateServer) -> Result<InUse> {
     Ok(InUse {
         connection: client.connection()?,
-        worker_cpus: server.worker_cpus()?,
+        worker_cpus: worker_cpus(server)?,
     })
+}
+
+/// The CPUs that each of the server's workers may run on, as the kernel says.
+fn worker_cpus(server: &PrivateServer) -> Result<Vec<Vec<usize>>> {
+    let mut workers = Vec::new();
+    let tasks = format!("/proc/{}/task", server.process().id());
+    for task in fs::read_dir(tasks).context("the server process is gone")? {
+        let task = task?;
+        // A thread may end meanwhile.
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let number = name.trim_end().strip_prefix("nearwire-");
+        if number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())) {
+            let thread = task.file_name().to_str().and_then(|id| id.parse().ok());
+            workers.push(cpus_of(thread));
+        }
+    }
+    Ok(workers)
 }
 
 /// The segments among the mappings of `/proc/self/smaps`.

@@ -20,7 +20,7 @@ use crate::baseline::blocking::ECHO_ROLE;
 use crate::measure::{Budget, Machine};
 use crate::output::{print_json, print_text};
 use crate::process::{Child, end_with_children};
-use crate::serve::{PrivateServer, Settings};
+use crate::serve::{Settings, start_privately};
 
 use client::Client;
 pub use client::{DEMO_CLIENT_ROLE, be_client};
@@ -76,7 +76,7 @@ impl Demo {
     fn perform(&self) -> Result<Report> {
         let machine = Machine::here();
         let largest = largest_file();
-        let server = PrivateServer::start(
+        let server = start_privately(
             &Settings {
                 max_message: usize::try_from(largest)?,
                 ..Settings::default()

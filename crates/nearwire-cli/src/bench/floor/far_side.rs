@@ -103,7 +103,7 @@ impl NamedWay for Socket {
 /// The first and the last word of a payload of at least 8 bytes: enough to notice one that is torn,
 /// lost or doubled, at next to no cost.
 #[inline]
-pub(super) fn fingerprint(payload: &[u8]) -> u64 {
+pub(in crate::bench) fn fingerprint(payload: &[u8]) -> u64 {
     let (first, last) = (payload.first_chunk(), payload.last_chunk());
     let (Some(first), Some(last)) = (first, last) else {
         return 0;

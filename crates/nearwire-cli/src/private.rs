@@ -1,31 +1,27 @@
-//! A server in a process of its own, for one command: nobody else finds it, and it goes when the
-//! command does.
+//! A process that serves one command: nobody else finds its socket, and it goes when the command
+//! does.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::set_parent_process_death_signal;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Settings;
-use crate::process::{Child, Parent, cpus_of};
-use crate::services;
+use crate::process::{Child, Parent};
 
-/// The role of the server's process.
-pub const PRIVATE_SERVER_ROLE: &str = "server";
+/// How long the process may take to close its connections.
+pub const GRACE: Duration = Duration::from_secs(2);
 
-/// How long the server may take to close its connections.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// What the server's process says when it serves.
+/// What the process says when it serves.
 #[derive(Serialize, Deserialize)]
 struct Serving {
     path: String,
     directory: PathBuf,
 }
 
-/// A server process with the services `echo` and `hash`, under a path of its own.
+/// A child process that serves under a path of its own.
 #[derive(Debug)]
 pub struct PrivateServer {
     child: Child,
@@ -45,17 +41,18 @@ impl Drop for Directory {
 }
 
 impl PrivateServer {
-    /// Starts the process, on one CPU if `cpu` says so, and waits until it serves.
+    /// Starts a process in `role`, which calls [`serve`], on one CPU if `cpu` says so. Waits until
+    /// it serves.
     ///
     /// # Errors
     /// If it cannot be started, or cannot serve.
-    pub fn start(settings: &Settings, cpu: Option<usize>) -> Result<Self> {
-        let child = Child::start(PRIVATE_SERVER_ROLE, cpu)?.tidy();
+    pub fn start(role: &str, settings: &impl Serialize, cpu: Option<usize>) -> Result<Self> {
+        let child = Child::start(role, cpu)?.tidy();
         child.channel().send(settings)?;
         let serving: Serving = child
             .channel()
             .receive()
-            .context("the server process does not serve")?;
+            .with_context(|| format!("the {role} process does not serve"))?;
         Ok(Self {
             child,
             serving_at: serving.path,
@@ -68,32 +65,12 @@ impl PrivateServer {
         &self.serving_at
     }
 
-    /// The server's process.
+    /// The process.
     pub fn process(&self) -> &Child {
         &self.child
     }
 
-    /// The CPUs that each of the server's workers may run on, as the kernel says.
-    ///
-    /// # Errors
-    /// If the server is gone.
-    pub fn worker_cpus(&self) -> Result<Vec<Vec<usize>>> {
-        let mut workers = Vec::new();
-        let tasks = format!("/proc/{}/task", self.child.id());
-        for task in std::fs::read_dir(tasks).context("the server process is gone")? {
-            let task = task?;
-            // A thread may end meanwhile.
-            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            let number = name.trim_end().strip_prefix("nearwire-");
-            if number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())) {
-                let thread = task.file_name().to_str().and_then(|id| id.parse().ok());
-                workers.push(cpus_of(thread));
-            }
-        }
-        Ok(workers)
-    }
-
-    /// Ends the server and waits until it is gone.
+    /// Ends the process and waits until it is gone.
     ///
     /// # Errors
     /// If it had failed meanwhile.
@@ -102,21 +79,26 @@ impl PrivateServer {
     }
 }
 
-/// The role of the server's process: serves until the parent closes the channel, or dies.
+/// The process's side: serves with what `start` makes of the settings and the path, until the
+/// parent closes the channel, or dies; then `stop`s.
 ///
 /// # Errors
 /// If it cannot serve.
-pub fn serve_privately(parent: Parent) -> Result<()> {
+pub fn serve<S: DeserializeOwned, T>(
+    parent: &Parent,
+    start: impl FnOnce(S, &str) -> Result<T>,
+    stop: impl FnOnce(T),
+) -> Result<()> {
     // The end of the channel tells that the parent is dead, whatever killed it, and leaves time to
     // remove the directory.
     set_parent_process_death_signal(None)?;
-    let settings: Settings = parent.channel().receive()?;
+    let settings = parent.channel().receive()?;
     let directory = private_directory()?;
     let path = directory.path().join("server.sock");
     let path = path
         .to_str()
         .context("the temporary directory's path is not UTF-8: set TMPDIR to one whose path is")?;
-    let server = services::add_immediate(settings.builder()).bind(path)?;
+    let server = start(settings, path)?;
     parent.channel().send(&Serving {
         path: path.to_owned(),
         directory: directory.path().to_owned(),
@@ -130,7 +112,7 @@ pub fn serve_privately(parent: Parent) -> Result<()> {
     });
     // The socket is in it; nobody is to find it any more.
     let removed = directory.close();
-    server.shutdown(GRACE);
+    stop(server);
     removed.context("cannot remove the socket's directory")
 }
 
