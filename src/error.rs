@@ -9,6 +9,11 @@ use std::path::PathBuf;
 /// Shorthand for a result with [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A result inside the crate. The error is boxed so that what the hot paths hand to each other is
+/// small: a large union is copied in pieces that do not match the stores that made it, and such a
+/// load waits until all stores before it, those into the ring included, are in the cache.
+pub(crate) type Small<T> = std::result::Result<T, Box<Error>>;
+
 /// Everything that Nearwire itself reports. What a remote handler reports is a [`Status`], carried
 /// in [`Error::Status`].
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +172,12 @@ impl Error {
     /// Makes an [`Error::Io`] out of what a system call returned.
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io { doing, source }
+    }
+}
+
+impl From<Box<Error>> for Error {
+    fn from(error: Box<Error>) -> Self {
+        *error
     }
 }
 

@@ -3,7 +3,7 @@
 use super::ClientBuilder;
 use super::methods::{self, Method};
 use super::pipeline::Pipeline;
-use crate::error::{CloseReason, Error, Result, Status, Violation};
+use crate::error::{CloseReason, Error, Result, Small, Status, Violation};
 use crate::info::ConnectionInfo;
 use crate::link::{
     Incoming, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_plain, whole_max,
@@ -213,7 +213,7 @@ impl BlockingClient {
 
     /// Takes frames until one ends a call. `None` if nothing more is there at the moment.
     #[inline(always)]
-    pub(super) fn poll_answer(&mut self) -> Result<Option<Answer>> {
+    pub(super) fn poll_answer(&mut self) -> Small<Option<Answer>> {
         loop {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut self.buffer)? {
                 Some(Incoming::Reply { id, payload }) => {
@@ -225,7 +225,7 @@ impl BlockingClient {
                 None => return Ok(None),
                 Some(Incoming::Partial) => {}
                 Some(Incoming::Request { .. }) => {
-                    return Err(unexpected(&self.link, "a request"));
+                    return Err(unexpected(&self.link, "a request").into());
                 }
                 Some(Incoming::Message(message)) => {
                     let Message { header, payload } = message;
@@ -239,7 +239,7 @@ impl BlockingClient {
 
     /// Waits until a reply may be there. The caller polls again.
     #[inline]
-    fn wait_for_reply(&mut self, id: u64, deadline: Option<Instant>) -> Result<()> {
+    fn wait_for_reply(&mut self, id: u64, deadline: Option<Instant>) -> Small<()> {
         let wanted = Wanted {
             data: Some(&mut self.link.rx),
             space: None,
@@ -247,18 +247,18 @@ impl BlockingClient {
         match self.waiter.wait(wanted, deadline)? {
             Waited::Ready if self.link.rx.ready() != crate::ring::Ready::Closed => Ok(()),
             Waited::TimedOut => self.give_up(id),
-            _ => Err(self.closed()),
+            _ => Err(self.closed().into()),
         }
     }
 
     /// The deadline passed: tells the server, and the caller.
     #[cold]
-    fn give_up(&mut self, id: u64) -> Result<()> {
+    fn give_up(&mut self, id: u64) -> Small<()> {
         let mut cancel = Outgoing::new(&self.link.tx, Header::new(Kind::Cancel, id), [0; 0]);
         // If the ring is full the server is not told; it has the deadline itself.
         let _ = cancel.stage(&mut self.link.tx)?;
         self.link.tx.publish();
-        Err(Error::DeadlineExceeded)
+        Err(Error::DeadlineExceeded.into())
     }
 
     /// Sends a request that is large, carries a deadline, or found the ring full. Replies of
@@ -282,7 +282,7 @@ impl BlockingClient {
             let len = outgoing.next_len();
             match self.wait_for_space(len, deadline)? {
                 Waited::Ready => {}
-                Waited::TimedOut => return self.give_up(id),
+                Waited::TimedOut => self.give_up(id)?,
                 Waited::Closed => return Err(self.closed()),
             }
         }
@@ -316,7 +316,7 @@ impl BlockingClient {
         &mut self,
         len: usize,
         deadline: Option<Instant>,
-    ) -> Result<Waited> {
+    ) -> Small<Waited> {
         let wanted = Wanted {
             data: Some(&mut self.link.rx),
             space: Some((&mut self.link.tx, len)),
@@ -352,12 +352,12 @@ impl Drop for BlockingClient {
 /// The answer that a message is; `None` for messages about something else.
 #[cold]
 #[inline(never)]
-fn answer_of(link: &Link, header: &Header, payload: Vec<u8>) -> Result<Option<Answer>> {
+fn answer_of(link: &Link, header: &Header, payload: Vec<u8>) -> Small<Option<Answer>> {
     let ended = match header.kind {
         Kind::Reply => Ok(payload),
         Kind::Error => Err(status_of(header, &payload)),
         Kind::GoAway | Kind::Ping | Kind::Pong => return Ok(None),
-        other => return Err(unexpected(link, &format!("a {other:?} frame"))),
+        other => return Err(unexpected(link, &format!("a {other:?} frame")).into()),
     };
     Ok(Some(Answer::Ended {
         id: header.request_id,

@@ -1,7 +1,7 @@
 //! Waiting in a task: poll in place for a while, then sleep in Tokio's reactor.
 
 use super::{Shared, Waited, Wanted};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Small};
 use crate::settings::Spin;
 use crate::sys::{ReactorSleeper, Woken};
 use crate::waiter::{Slice, Spinner};
@@ -89,7 +89,7 @@ impl AsyncWaiter {
         &mut self,
         cx: &mut Context<'_>,
         mut wanted: Wanted<'_>,
-    ) -> Poll<Result<Waited>> {
+    ) -> Poll<Small<Waited>> {
         if wanted.is_ready() {
             self.disarm(wanted);
             return Poll::Ready(Ok(Waited::Ready));
@@ -122,13 +122,15 @@ impl AsyncWaiter {
     ///
     /// # Errors
     /// As [`poll_wait`](Self::poll_wait).
-    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Waited>> {
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Small<Waited>> {
         while self.shared.closed().is_none() {
             match ready!(self.poll_woken(cx)) {
                 Ok(Woken::Control) => self.shared.read_control(),
                 Ok(_) => {}
                 Err(error) => {
-                    return Poll::Ready(Err(Error::io("sleep until the peer is gone")(error)));
+                    return Poll::Ready(Err(
+                        Error::io("sleep until the peer is gone")(error).into()
+                    ));
                 }
             }
         }
@@ -162,7 +164,7 @@ impl AsyncWaiter {
     }
 
     #[cold]
-    fn sleep(&mut self, cx: &mut Context<'_>, mut wanted: Wanted<'_>) -> Poll<Result<Waited>> {
+    fn sleep(&mut self, cx: &mut Context<'_>, mut wanted: Wanted<'_>) -> Poll<Small<Waited>> {
         loop {
             if !self
                 .armed
@@ -189,7 +191,9 @@ impl AsyncWaiter {
                 Ok(_) => {}
                 Err(error) => {
                     self.looked = None;
-                    return Poll::Ready(Err(Error::io("sleep until the peer answers")(error)));
+                    return Poll::Ready(Err(
+                        Error::io("sleep until the peer answers")(error).into()
+                    ));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! From records to frames and whole messages.
 
 use super::Rx;
-use crate::error::{Result, Violation};
+use crate::error::{Small, Violation};
 use crate::layout::WORD;
 use crate::proto::frame::{Kind, MAX_PREFIX_LEN, decode_header};
 use crate::proto::reassembly::{Message, Reassembly};
@@ -58,7 +58,7 @@ pub(crate) fn next<'a>(
     rx: &mut Rx,
     reassembly: &mut Reassembly,
     buffer: &'a mut Vec<u8>,
-) -> Result<Option<Incoming<'a>>> {
+) -> Small<Option<Incoming<'a>>> {
     let plain = rx.pop_if(|record| {
         let tag = record.tag();
         let kind_and_flags = tag as u16;
@@ -97,12 +97,12 @@ pub(crate) fn next<'a>(
 /// The next record, whatever it is. It is looked at anew: nothing that was seen of it holds.
 #[cold]
 #[inline(never)]
-fn next_of_any_kind(rx: &mut Rx, reassembly: &mut Reassembly) -> Result<Option<Incoming<'static>>> {
+fn next_of_any_kind(rx: &mut Rx, reassembly: &mut Reassembly) -> Small<Option<Incoming<'static>>> {
     match rx.pop(|record| take_any(&record, reassembly))? {
         None => Ok(None),
         Some(Ok(Some(message))) => Ok(Some(Incoming::Message(message))),
         Some(Ok(None)) => Ok(Some(Incoming::Partial)),
-        Some(Err(violation)) => Err(rx.violated(violation)),
+        Some(Err(violation)) => Err(Box::new(rx.violated(violation))),
     }
 }
 

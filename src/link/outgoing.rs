@@ -1,7 +1,7 @@
 //! From messages to records, in fragments where they are too large for one.
 
 use super::Tx;
-use crate::error::{Error, Result};
+use crate::error::{Error, Small};
 use crate::layout::WORD;
 use crate::proto::fragment::{Fragments, Piece, fragments};
 use crate::proto::frame::{Header, MAX_PREFIX_LEN, Tag, encode_header};
@@ -23,7 +23,7 @@ fn fragment_len(tx: &Tx) -> usize {
 ///
 /// The payload must be at most [`whole_max`].
 #[inline(always)]
-pub(crate) fn stage_plain(tx: &mut Tx, tag: Tag, id: u64, payload: &[u8]) -> Result<bool> {
+pub(crate) fn stage_plain(tx: &mut Tx, tag: Tag, id: u64, payload: &[u8]) -> Small<bool> {
     let Some(mut slot) = tx.reserve(WORD + payload.len())? else {
         return Ok(false);
     };
@@ -34,12 +34,12 @@ pub(crate) fn stage_plain(tx: &mut Tx, tag: Tag, id: u64, payload: &[u8]) -> Res
 }
 
 /// Stages one frame with whatever its header says. False as above.
-pub(crate) fn stage_frame(tx: &mut Tx, header: &Header, payload: &[u8]) -> Result<bool> {
+pub(crate) fn stage_frame(tx: &mut Tx, header: &Header, payload: &[u8]) -> Small<bool> {
     stage_parts(tx, header, &[payload])
 }
 
 /// Stages one frame whose payload lies in several parts. False as above.
-pub(crate) fn stage_parts(tx: &mut Tx, header: &Header, parts: &[&[u8]]) -> Result<bool> {
+pub(crate) fn stage_parts(tx: &mut Tx, header: &Header, parts: &[&[u8]]) -> Small<bool> {
     let len = parts.iter().map(|part| part.len()).sum();
     let encoded = encode_header(header, len).map_err(|_| Error::TooLarge {
         len: len as u64,
@@ -106,7 +106,7 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
 
     /// Stages what fits. True when the whole message is staged. A message of several frames is
     /// published as it goes, so that the other side empties the ring meanwhile.
-    pub(crate) fn stage(&mut self, tx: &mut Tx) -> Result<bool> {
+    pub(crate) fn stage(&mut self, tx: &mut Tx) -> Small<bool> {
         while let Some(piece) = &self.next {
             let header = Header {
                 fragment: piece.fragment,

@@ -1,7 +1,7 @@
 //! The receiving half of a link.
 
 use super::Shared;
-use crate::error::{Error, Violation};
+use crate::error::{Error, Small, Violation};
 use crate::ring::{Consumer, Cursors, Ready};
 use crate::segment::{LocalWords, PeerData, PeerWords};
 use crate::waiter::{Fences, Parking, Waking};
@@ -49,10 +49,7 @@ impl Rx {
 
     /// Hands the next record to `visit` and consumes it; `None` if there is none.
     #[inline(always)]
-    pub(crate) fn pop<R>(
-        &mut self,
-        visit: impl FnOnce(Record<'_>) -> R,
-    ) -> Result<Option<R>, Error> {
+    pub(crate) fn pop<R>(&mut self, visit: impl FnOnce(Record<'_>) -> R) -> Small<Option<R>> {
         self.pop_if(|record| (visit(record), true))
     }
 
@@ -62,7 +59,7 @@ impl Rx {
     pub(crate) fn pop_if<R>(
         &mut self,
         visit: impl FnOnce(Record<'_>) -> (R, bool),
-    ) -> Result<Option<R>, Error> {
+    ) -> Small<Option<R>> {
         match self.consumer.pop_if(visit) {
             Ok(result) => {
                 if self.consumer.released() != self.considered {
@@ -70,7 +67,7 @@ impl Rx {
                 }
                 Ok(result)
             }
-            Err(error) => Err(self.shared.violated(Violation::Ring(error))),
+            Err(error) => Err(Box::new(self.shared.violated(Violation::Ring(error)))),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The sending half of a link.
 
 use super::Shared;
-use crate::error::{Error, Violation};
+use crate::error::{Error, Small, Violation};
 use crate::ring::{Cursors, Producer, PushError, Reservation};
 use crate::segment::{LocalData, LocalWords, PeerWords};
 use crate::waiter::{Fences, Parking, Waking};
@@ -55,7 +55,7 @@ impl Tx {
 
     /// Space for a record with a body of `len` bytes, or `None` if there is none at the moment.
     #[inline(always)]
-    pub(crate) fn reserve(&mut self, len: usize) -> Result<Option<Slot<'_>>, Error> {
+    pub(crate) fn reserve(&mut self, len: usize) -> Small<Option<Slot<'_>>> {
         match self.producer.reserve(len) {
             Ok(slot) => Ok(Some(slot)),
             Err(PushError::Full) => Ok(None),
@@ -65,7 +65,7 @@ impl Tx {
 
     /// Stages a record whose body is `body`. False if there is no space at the moment.
     #[inline(always)]
-    pub(crate) fn stage(&mut self, tag: u32, body: &[u8]) -> Result<bool, Error> {
+    pub(crate) fn stage(&mut self, tag: u32, body: &[u8]) -> Small<bool> {
         match self.producer.stage(tag, body) {
             Ok(()) => Ok(true),
             Err(PushError::Full) => Ok(false),
@@ -126,13 +126,13 @@ impl Tx {
 }
 
 #[cold]
-fn push_error(shared: &Shared, error: PushError) -> Error {
-    match error {
+fn push_error(shared: &Shared, error: PushError) -> Box<Error> {
+    Box::new(match error {
         PushError::Broken(error) => shared.violated(Violation::Ring(error)),
         PushError::TooLong { len, max } => Error::TooLarge {
             len: len as u64,
             limit: max as u64,
         },
         _ => shared.closed_error(),
-    }
+    })
 }

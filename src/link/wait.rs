@@ -1,7 +1,7 @@
 //! Blocking until a link is ready: spin, then sleep.
 
 use super::{Rx, Shared, Tx};
-use crate::error::{Error, Result};
+use crate::error::{Error, Small};
 use crate::ring::Ready;
 use crate::settings::Spin;
 use crate::sys::{Sleeper, Woken};
@@ -94,7 +94,7 @@ impl Waiter {
         &mut self,
         mut wanted: Wanted<'_>,
         deadline: Option<Instant>,
-    ) -> Result<Waited> {
+    ) -> Small<Waited> {
         if wanted.is_ready() {
             return Ok(Waited::Ready);
         }
@@ -109,7 +109,7 @@ impl Waiter {
     }
 
     #[cold]
-    fn sleep(&mut self, mut wanted: Wanted<'_>, deadline: Option<Instant>) -> Result<Waited> {
+    fn sleep(&mut self, mut wanted: Wanted<'_>, deadline: Option<Instant>) -> Small<Waited> {
         loop {
             let reliable = wanted.arm();
             if wanted.is_ready() {

@@ -82,7 +82,7 @@ pub(super) struct ByteRx {
     pub(super) rx: Rx,
     pub(super) open: Open,
     /// Bytes of the current record that were read.
-    at: usize,
+    pub(super) at: usize,
     /// The peer has finished and everything was read.
     finished: bool,
 }

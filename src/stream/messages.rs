@@ -135,11 +135,6 @@ pub(super) struct MessageRx {
     vain_looks: u32,
 }
 
-enum Taken {
-    Message,
-    Other(Result<Option<Message<'static>>, Violation>),
-}
-
 impl MessageRx {
     pub(super) fn new(rx: Rx, open: Open) -> Self {
         let limit = open.max_message_in();
@@ -159,21 +154,28 @@ impl MessageRx {
     pub(super) fn take(&mut self, message: &mut Vec<u8>) -> Result<bool> {
         while !self.finished {
             let (reassembly, limit) = (&mut self.reassembly, self.limit);
-            let taken = self.rx.pop(|record| {
+            // Aside, for it is large: as the visit's result it would be moved about each time.
+            let mut other = None;
+            let plain = self.rx.pop(|record| {
                 // The upper half of the tag is of no meaning here.
-                let plain = record.tag() as u16 == MESSAGE as u16;
-                if plain && record.len() <= limit && reassembly.in_progress().is_none() {
+                let plain = record.tag() as u16 == MESSAGE as u16
+                    && record.len() <= limit
+                    && reassembly.in_progress().is_none();
+                if plain {
                     message.clear();
                     record.append_to(0, message);
-                    return Taken::Message;
+                } else {
+                    other = Some(take_any(&record, reassembly));
                 }
-                Taken::Other(take_any(&record, reassembly))
+                plain
             })?;
-            match taken {
-                Some(Taken::Message) => return Ok(true),
+            match plain {
+                Some(true) => return Ok(true),
                 None => return Ok(false),
-                Some(Taken::Other(other)) => {
-                    if self.take_other(other, message)? {
+                Some(false) => {
+                    if let Some(other) = other
+                        && self.take_other(other, message)?
+                    {
                         return Ok(true);
                     }
                 }

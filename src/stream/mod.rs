@@ -37,6 +37,8 @@ mod open;
 mod async_byte_stream;
 #[cfg(feature = "tokio")]
 mod async_connection;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 #[cfg(feature = "tokio")]
 pub use async_byte_stream::{AsyncByteReader, AsyncByteStream, AsyncByteWriter};

@@ -135,3 +135,39 @@ impl Waking {
         true
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_is_rung_for_once_and_an_awake_peer_never() {
+        let word = AtomicU64::new(0);
+        let mut parking = Parking::new(Fences::Symmetric);
+        let mut waking = Waking::new(Fences::Symmetric);
+        for _ in 0..3 {
+            assert!(!waking.is_due(&word));
+            assert_eq!(parking.count & 1, 0);
+            assert!(parking.arm(&word));
+            assert_eq!(parking.count & 1, 1);
+            assert!(waking.is_due(&word));
+            assert!(!waking.is_due(&word));
+            parking.disarm(&word);
+            parking.disarm(&word);
+        }
+        // Announced and taken back while nobody looked.
+        assert!(parking.arm(&word));
+        parking.disarm(&word);
+        assert!(!waking.is_due(&word));
+    }
+
+    #[test]
+    fn a_heavy_fence_is_had_where_the_system_offers_it() {
+        let word = AtomicU64::new(0);
+        let mut parking = Parking::new(Fences::Asymmetric);
+        let offered = crate::sys::register_for_heavy_fences();
+        assert!(parking.arm(&word) || !offered);
+        // Announced in any case: a sleep of a moment may still be cut short.
+        assert!(Waking::new(Fences::Asymmetric).is_due(&word));
+    }
+}

@@ -250,6 +250,7 @@ fn run(
             on_processor(machine.as_ref(), 0, || {
                 (1..=sent).for_each(|tag| first.send(tag));
             });
+            let words = [first.own.clone(), second.own.clone()];
             let other = machine.clone();
             let second = thread::spawn(move || {
                 on_processor(other.as_ref(), 1, || two(&mut second, until));
@@ -257,8 +258,12 @@ fn run(
             });
             on_processor(machine.as_ref(), 0, || one(&mut first, until));
             let (first, second) = (first.deeds, second.join().unwrap());
-            // However much is published, a sleep costs one ring at most.
+            // However much is published, a sleep costs one ring at most, and none when it is over.
             assert!(first.rung <= second.armed && second.rung <= first.armed);
+            for words in words {
+                let parked = [words.data_parked(), words.space_parked()].map(|w| w.load(Relaxed));
+                assert!(parked.iter().all(|count| count % 2 == 0), "still parked");
+            }
             slept.fetch_add(first.slept + second.slept, Relaxed);
             rung.fetch_add(first.rung + second.rung, Relaxed);
         });

@@ -1,7 +1,7 @@
 //! One connection of a server, served by the worker that owns it.
 
 use super::{Answer, Mailbox};
-use crate::error::{CloseReason, Error, Result, Status, Violation};
+use crate::error::{CloseReason, Error, Small, Status, Violation};
 use crate::link::{Incoming, Link, Outgoing, next_incoming, stage_plain, whole_max};
 use crate::proto::frame::{Header, Kind, Tag};
 use crate::proto::reassembly::{Message, Reassembly};
@@ -135,7 +135,7 @@ impl Connection {
     /// # Errors
     /// Why the connection is to be closed.
     #[inline(always)]
-    pub(super) fn turn(&mut self, bench: &mut Bench) -> Result<bool> {
+    pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<bool> {
         if !self.takes_requests() && !self.flush_outbox()? {
             return Ok(false);
         }
@@ -192,9 +192,9 @@ impl Connection {
         if taken == 0 {
             self.link.rx.release();
             if self.link.rx.ready() == Ready::Closed {
-                return Err(Error::Closed {
+                return Err(Box::new(Error::Closed {
                     reason: CloseReason::Finished,
-                });
+                }));
             }
         }
         Ok(taken > 0)
@@ -202,7 +202,7 @@ impl Connection {
 
     /// The answer of a call that moved to the runtime.
     #[cfg(feature = "tokio")]
-    pub(super) fn answer_late(&mut self, answer: Answer) -> Result<()> {
+    pub(super) fn answer_late(&mut self, answer: Answer) -> Small<()> {
         match self.running.remove(&answer.request) {
             Some(call) if call.account.is_some() => {
                 self.end_stream(answer.request, answer.result.map(drop))?;
@@ -216,7 +216,7 @@ impl Connection {
     }
     /// An item of a stream. Credits bound how many of them can wait in the outbox.
     #[cfg(feature = "tokio")]
-    pub(super) fn send_item(&mut self, item: Item) -> Result<()> {
+    pub(super) fn send_item(&mut self, item: Item) -> Small<()> {
         if !self.running.contains_key(&item.request) {
             return Ok(());
         }
@@ -227,7 +227,7 @@ impl Connection {
 
     /// The end of a stream.
     #[cfg(feature = "tokio")]
-    fn end_stream(&mut self, id: u64, result: Result<(), Status>) -> Result<()> {
+    fn end_stream(&mut self, id: u64, result: Result<(), Status>) -> Small<()> {
         let status = result.err().unwrap_or_else(|| Status::new(Code::OK, ""));
         let (_, payload) = error_frame(id, &status);
         self.send(Header::new(Kind::StreamEnd, id), payload)
@@ -265,7 +265,7 @@ impl Connection {
     }
 
     /// Sends what waits. True if nothing waits any more.
-    fn flush_outbox(&mut self) -> Result<bool> {
+    fn flush_outbox(&mut self) -> Small<bool> {
         while let Some(first) = self.outbox.front_mut() {
             if !first.stage(&mut self.link.tx)? {
                 self.link.tx.publish();
@@ -280,7 +280,7 @@ impl Connection {
     /// Everything but a plain request to a sync handler.
     #[cold]
     #[inline(never)]
-    fn take_other(&mut self, bench: &mut Bench, header: Header, payload: Vec<u8>) -> Result<()> {
+    fn take_other(&mut self, bench: &mut Bench, header: Header, payload: Vec<u8>) -> Small<()> {
         match header.kind {
             Kind::Request => self.take_request(bench, header, payload),
             Kind::Cancel => {
@@ -316,14 +316,14 @@ impl Connection {
                 self.flush_outbox().map(drop)
             }
             Kind::Pong => Ok(()),
-            Kind::Finish => Err(Error::Closed {
+            Kind::Finish => Err(Box::new(Error::Closed {
                 reason: CloseReason::Finished,
-            }),
+            })),
             other => Err(self.unexpected(&format!("a {other:?} frame"))),
         }
     }
 
-    fn take_request(&mut self, bench: &mut Bench, header: Header, payload: Vec<u8>) -> Result<()> {
+    fn take_request(&mut self, bench: &mut Bench, header: Header, payload: Vec<u8>) -> Small<()> {
         let id = header.request_id;
         let methods = bench.methods.clone();
         let Some(handler) = methods.get(header.method) else {
@@ -393,7 +393,7 @@ impl Connection {
         call: crate::server::methods::Running,
         header: Header,
         account: Option<Arc<Account>>,
-    ) -> Result<()> {
+    ) -> Small<()> {
         let Some(runtime) = &bench.runtime else {
             let text = "the server has no runtime for async handlers";
             return self.answer_request(&header, Err(Status::new(Code::INTERNAL, text)));
@@ -453,7 +453,7 @@ impl Connection {
         bench: &mut Bench,
         id: u64,
         result: std::thread::Result<Result<(), Status>>,
-    ) -> Result<()> {
+    ) -> Small<()> {
         let result = match result {
             Ok(Ok(())) => Ok(std::mem::take(&mut bench.reply)),
             Ok(Err(status)) => Err(status),
@@ -466,14 +466,14 @@ impl Connection {
         Ok(())
     }
     /// Answers a request, unless the caller wants no answer.
-    fn answer_request(&mut self, header: &Header, result: Result<Vec<u8>, Status>) -> Result<()> {
+    fn answer_request(&mut self, header: &Header, result: Result<Vec<u8>, Status>) -> Small<()> {
         if header.one_way {
             return Ok(());
         }
         self.answer(header.request_id, result)
     }
 
-    fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Result<()> {
+    fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Small<()> {
         let limit = self.link.shared.terms.max_message_out;
         let (header, payload) = match result {
             Ok(reply) if reply.len() as u64 <= limit => (Header::reply(id), reply),
@@ -490,7 +490,7 @@ impl Connection {
     }
 
     /// Sends a message, or as much of it as fits; the rest waits.
-    fn send(&mut self, header: Header, payload: Vec<u8>) -> Result<()> {
+    fn send(&mut self, header: Header, payload: Vec<u8>) -> Small<()> {
         self.outbox
             .push_back(Outgoing::new(&self.link.tx, header, payload));
         if self.outbox.len() == 1 {
@@ -499,9 +499,9 @@ impl Connection {
         Ok(())
     }
     #[cold]
-    fn unexpected(&self, what: &str) -> Error {
+    fn unexpected(&self, what: &str) -> Box<Error> {
         let text = format!("the client sent {what}, which a server does not take");
-        self.link.shared.violated(Violation::Frame(text))
+        self.link.shared.violated(Violation::Frame(text)).into()
     }
 }
 

@@ -20,7 +20,7 @@ mod mailbox;
 pub(crate) use mailbox::Item;
 pub(crate) use mailbox::{Answer, Mail, Mailbox};
 
-use crate::error::{CloseReason, Error, Result};
+use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::Link;
 use crate::server::methods::Methods;
 use crate::settings::Spin;
@@ -194,7 +194,7 @@ impl Worker {
                 }
                 Err(error) => {
                     self.active.swap_remove(place);
-                    self.remove(key, error);
+                    self.remove(key, *error);
                 }
             }
         }
@@ -319,7 +319,7 @@ impl Worker {
         &mut self,
         key: usize,
         id: u64,
-        work: impl FnOnce(&mut Connection) -> Result<()>,
+        work: impl FnOnce(&mut Connection) -> Small<()>,
     ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -331,7 +331,7 @@ impl Worker {
             Ok(()) => self.activate(key),
             Err(error) => {
                 self.active.retain(|&other| other != key);
-                self.remove(key, error);
+                self.remove(key, *error);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nearwire::{BlockingClient, Error};
+use nearwire::{BlockingClient, ClientBuilder, Code, Error};
 use serde::Serialize;
 
 use crate::arguments;
@@ -16,7 +16,8 @@ use crate::output::{print_bytes, print_json, print_text};
 
 /// Call a method of a server and print the reply; without a method, list the methods.
 ///
-/// The request is DATA, or the content of a file, or standard input.
+/// The request is DATA, or the content of a file, or standard input. A reply that is a stream is
+/// printed item by item, as the items come.
 #[derive(Debug, clap::Args)]
 pub struct Call {
     /// The server's name, or the path of its socket.
@@ -53,7 +54,8 @@ struct Outcome<'a> {
     method: &'a str,
     /// Length of the reply.
     bytes: usize,
-    /// From the request's first byte to the reply's last, in microseconds.
+    /// From the request's first byte to the reply's last, or to that of the stream's item, in
+    /// microseconds.
     micros: f64,
     /// The reply.
     hex: String,
@@ -80,10 +82,7 @@ impl Call {
     /// # Errors
     /// If there is no such server or method, or the call fails.
     pub fn run(&self) -> Result<()> {
-        let mut client = BlockingClient::builder()
-            .max_message(self.max_message)
-            .label("nearwire call")
-            .connect_blocking(&self.name)?;
+        let mut client = self.settings().connect_blocking(&self.name)?;
         let Some(method) = &self.method else {
             return self.list(&client);
         };
@@ -92,10 +91,48 @@ impl Call {
         let request = self.request(client.info().max_message_out)?;
         let start = Instant::now();
         let reply = match self.timeout {
-            Some(timeout) => client.call_bytes_timeout(method, &request, timeout)?,
-            None => client.call_bytes(method, &request)?,
+            Some(timeout) => client.call_bytes_timeout(method, &request, timeout),
+            None => client.call_bytes(method, &request),
         };
-        self.print(method, &reply, start.elapsed())
+        match reply {
+            Ok(reply) => self.print(method, &reply, start.elapsed()),
+            // Nothing was executed: the method answers with a stream.
+            Err(Error::Status(status)) if status.code == Code::WRONG_SHAPE => {
+                drop(client);
+                self.stream(method, &request)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn settings(&self) -> ClientBuilder {
+        ClientBuilder::new()
+            .max_message(self.max_message)
+            .label("nearwire call")
+    }
+
+    /// Prints the items of a stream as they come.
+    fn stream(&self, method: &str, request: &[u8]) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let client = self.settings().connect(&self.name).await?;
+            let start = Instant::now();
+            let mut items = client.stream_bytes(method, request);
+            let print_all = async {
+                while let Some(item) = items.next().await {
+                    self.print(method, &item?, start.elapsed())?;
+                }
+                Ok(())
+            };
+            match self.timeout {
+                Some(timeout) => tokio::time::timeout(timeout, print_all)
+                    .await
+                    .unwrap_or(Err(Error::DeadlineExceeded.into())),
+                None => print_all.await,
+            }
+        })
     }
 
     fn list(&self, client: &BlockingClient) -> Result<()> {

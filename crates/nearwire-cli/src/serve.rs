@@ -19,7 +19,7 @@ pub const PRIVATE_SERVER_ROLE: &str = "server";
 /// Serve the built-in services under a name, until Ctrl-C or SIGTERM.
 ///
 /// The services: echo; hash (BLAKE3, 32 bytes); sleep (the request is a number of milliseconds);
-/// fail and panic (what a caller sees then). Calls in flight are finished before the server ends.
+/// stream (a line for each number up to the request's); fail and panic (what a caller sees then). Calls in flight are finished before the server ends.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     /// The server's name, or a path with a '/' for its socket.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nearwire::{Code, ServerBuilder, Status};
+use nearwire::{ByteItemSender, Code, ServerBuilder, Status};
 
 /// The longest that `sleep` sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -20,10 +20,12 @@ pub fn add_immediate(server: ServerBuilder) -> ServerBuilder {
         })
 }
 
-/// Adds all: those that answer at once, and `sleep`, `fail` and `panic`. Needs a Tokio runtime.
+/// Adds all: those that answer at once, and `sleep`, `stream`, `fail`
+/// and `panic`. Needs a Tokio runtime.
 pub fn add_all(server: ServerBuilder) -> ServerBuilder {
     add_immediate(server)
         .method_async("sleep", sleep)
+        .streaming_bytes("stream", count_up)
         .method("fail", |request: &[u8]| {
             Err(Status::new(
                 Code::FAILED_PRECONDITION,
@@ -59,6 +61,19 @@ fn milliseconds(request: &[u8]) -> Result<u64, Status> {
             ),
         )),
     }
+}
+
+/// Sends the numbers from 1 to the one that was asked for, as decimal text, a line each.
+async fn count_up(request: Vec<u8>, mut items: ByteItemSender) -> Result<(), Status> {
+    let text = std::str::from_utf8(&request).map(str::trim);
+    let Ok(Ok(count)) = text.map(str::parse::<u64>) else {
+        let text = "send the number of items, as decimal text";
+        return Err(Status::new(Code::INVALID_ARGUMENT, text));
+    };
+    for number in 1..=count {
+        items.send(format!("{number}\n")).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

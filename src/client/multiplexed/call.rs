@@ -3,7 +3,7 @@
 use super::state::State;
 use super::{Core, SOLO_CALLS, check_shape};
 use crate::client::Method;
-use crate::error::{CloseReason, Error, Result};
+use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::{Outgoing, stage_plain, whole_max};
 use crate::proto::frame::{Header, Tag};
 use crate::proto::handshake::CallShape;
@@ -36,7 +36,7 @@ impl<'a> Request<'a> {
 #[derive(Debug)]
 enum Stage<'a> {
     /// Wrong before it began; the error is given once.
-    Failed(Option<Error>),
+    Failed(Option<Box<Error>>),
     /// Not known to the connection.
     New(Request<'a>),
     /// Has a place; not, or not wholly, in the ring.
@@ -71,7 +71,7 @@ impl<'a> Place<'a> {
             .and_then(|request| check_shape(&core.shared, request.method, shape).map(|()| request));
         let stage = match request {
             Ok(request) => Stage::New(request),
-            Err(error) => Stage::Failed(Some(error)),
+            Err(error) => Stage::Failed(Some(error.into())),
         };
         Self {
             core,
@@ -90,21 +90,22 @@ impl<'a> Place<'a> {
         &mut self,
         state: &mut State,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<usize>> {
+    ) -> Poll<Small<usize>> {
         match &mut self.stage {
             Stage::Sent { key } => Poll::Ready(Ok(*key)),
             Stage::Sending { .. } => Poll::Ready(self.go_on_sending(state)),
             Stage::New(request) => {
                 if state.over {
-                    return Poll::Ready(Err(state.error()));
+                    return Poll::Ready(Err(state.error().into()));
                 }
                 let limit = self.core.shared.terms.max_message_out;
                 let len = request.payload.len();
                 if len as u64 > limit {
-                    return Poll::Ready(Err(Error::TooLarge {
+                    let error = Error::TooLarge {
                         len: len as u64,
                         limit,
-                    }));
+                    };
+                    return Poll::Ready(Err(error.into()));
                 }
                 let stream = self.shape != CallShape::Unary;
                 let Some((key, id)) = state.take_place(&mut self.ticket, stream) else {
@@ -139,19 +140,21 @@ impl<'a> Place<'a> {
                 Poll::Ready(self.go_on_sending(state))
             }
             Stage::Failed(error) => {
-                let over = || Error::Closed {
-                    reason: CloseReason::Local,
+                let over = || {
+                    Box::new(Error::Closed {
+                        reason: CloseReason::Local,
+                    })
                 };
                 Poll::Ready(Err(error.take().unwrap_or_else(over)))
             }
-            Stage::Done => Poll::Ready(Err(Error::Closed {
+            Stage::Done => Poll::Ready(Err(Box::new(Error::Closed {
                 reason: CloseReason::Local,
-            })),
+            }))),
         }
     }
 
     #[cold]
-    fn go_on_sending(&mut self, state: &mut State) -> Result<usize> {
+    fn go_on_sending(&mut self, state: &mut State) -> Small<usize> {
         let Stage::Sending { key, outgoing } = &mut self.stage else {
             unreachable!("only called in this stage")
         };
@@ -171,14 +174,17 @@ impl<'a> Place<'a> {
 
     /// Ready with the error when the deadline is over.
     #[inline]
-    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         let Some(deadline) = self.deadline else {
             return Poll::Pending;
         };
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-        timer.as_mut().poll(cx).map(|()| Error::DeadlineExceeded)
+        timer
+            .as_mut()
+            .poll(cx)
+            .map(|()| Box::new(Error::DeadlineExceeded))
     }
 
     /// Frees what the call holds. What has not ended is cancelled at the server.
@@ -246,7 +252,7 @@ impl<'a> Call<'a> {
     /// takes what arrives: 64 calls that all look at the ring fight for the line that the server
     /// is writing.
     #[inline(always)]
-    fn look(&mut self, state: &mut State, key: usize) -> Option<Result<Vec<u8>>> {
+    fn look(&mut self, state: &mut State, key: usize) -> Option<Small<Vec<u8>>> {
         let mut end = state.claim(key);
         if end.is_none() && state.in_flight() == 1 {
             state.receive();
@@ -265,7 +271,7 @@ impl<'a> Call<'a> {
         mut state: MutexGuard<'c, State>,
         key: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Vec<u8>>> {
+    ) -> Poll<Small<Vec<u8>>> {
         state.watch(key, cx);
         let alone = state.in_flight() == 1 && self.place.is_sent();
         if !alone {
@@ -296,7 +302,7 @@ impl<'a> Call<'a> {
     }
 
     /// Looks at the ring in place, for a slice of the spin budget. The lock is free between looks.
-    fn look_for_a_while(&mut self, core: &Core, key: usize) -> Option<Result<Vec<u8>>> {
+    fn look_for_a_while(&mut self, core: &Core, key: usize) -> Option<Small<Vec<u8>>> {
         let mut spinner = core.solo.try_lock().ok()?;
         let mut end = None;
         let slice = spinner.slice(&mut None, || {
@@ -326,7 +332,7 @@ impl Future for Call<'_> {
                 None => {
                     return this.wait(&core, state, key, cx).map(|end| {
                         coop.made_progress();
-                        end
+                        end.map_err(Error::from)
                     });
                 }
             },
@@ -340,7 +346,7 @@ impl Future for Call<'_> {
         if polled.is_ready() {
             coop.made_progress();
         }
-        polled
+        polled.map(|end| end.map_err(Error::from))
     }
 }
 

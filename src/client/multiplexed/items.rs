@@ -69,7 +69,7 @@ impl Stream for ByteItems {
         if polled.is_ready() {
             coop.made_progress();
         }
-        polled
+        polled.map(|item| item.map(|item| item.map_err(crate::Error::from)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::client::STREAM_CREDITS;
 use crate::client::blocking::{status_of, unexpected};
-use crate::error::{CloseReason, Error, Result, Violation};
+use crate::error::{CloseReason, Error, Small, Violation};
 use crate::link::{
     AsyncWaiter, Incoming, Link, Outgoing, Waited, Wanted, next_incoming, stage_frame,
 };
@@ -61,7 +61,7 @@ struct Slot {
     id: u64,
     waker: Option<Waker>,
     /// How the call ended, until it is claimed.
-    end: Option<Result<Vec<u8>>>,
+    end: Option<Small<Vec<u8>>>,
     /// For calls that are answered by a stream.
     items: Option<ItemQueue>,
     /// In `want_space` or `want_turn`.
@@ -191,7 +191,7 @@ impl State {
         &mut self,
         key: usize,
         outgoing: &mut Outgoing<Cow<'_, [u8]>>,
-    ) -> Result<bool> {
+    ) -> Small<bool> {
         if !self.send_notes()? {
             return Ok(false);
         }
@@ -268,7 +268,7 @@ impl State {
 
     /// How a call ended, once.
     #[inline]
-    pub(super) fn claim(&mut self, key: usize) -> Option<Result<Vec<u8>>> {
+    pub(super) fn claim(&mut self, key: usize) -> Option<Small<Vec<u8>>> {
         self.calls[key].end.take()
     }
 
@@ -314,7 +314,7 @@ impl State {
     }
 
     #[inline]
-    fn take_records(&mut self) -> Result<usize> {
+    fn take_records(&mut self) -> Small<usize> {
         for count in 0..RECORDS_PER_LOOK {
             let incoming =
                 next_incoming(&mut self.link.rx, &mut self.reassembly, &mut self.buffer)?;
@@ -332,7 +332,9 @@ impl State {
                     }
                 }
                 Some(Incoming::Partial) => {}
-                Some(Incoming::Request { .. }) => return Err(unexpected(&self.link, "a request")),
+                Some(Incoming::Request { .. }) => {
+                    return Err(unexpected(&self.link, "a request").into());
+                }
                 Some(Incoming::Message(message)) => {
                     let Message { header, payload } = message;
                     let payload = payload.into_owned();
@@ -343,18 +345,18 @@ impl State {
         Ok(RECORDS_PER_LOOK)
     }
 
-    fn take_message(&mut self, header: &Header, payload: Vec<u8>) -> Result<()> {
+    fn take_message(&mut self, header: &Header, payload: Vec<u8>) -> Small<()> {
         let call = self.calls.get_mut(header.request_id as u32 as usize);
         let call = call.filter(|call| call.id == header.request_id && call.end.is_none());
         let end = match header.kind {
             Kind::Reply => Ok(payload),
-            Kind::Error => Err(status_of(header, &payload).into()),
+            Kind::Error => Err(Box::new(status_of(header, &payload).into())),
             Kind::StreamEnd => {
                 let status = status_of(header, &payload);
                 if status.code == crate::Code::OK {
                     Ok(Vec::new())
                 } else {
-                    Err(status.into())
+                    Err(Box::new(status.into()))
                 }
             }
             Kind::StreamItem => {
@@ -362,7 +364,11 @@ impl State {
                 if let Some(queue) = &mut call.items {
                     if !queue.balance.spend(payload.len() as u64) {
                         let text = "the server sent more of a stream than it has credits for";
-                        return Err(self.link.shared.violated(Violation::Frame(text.into())));
+                        return Err(self
+                            .link
+                            .shared
+                            .violated(Violation::Frame(text.into()))
+                            .into());
                     }
                     queue.items.push_back(payload);
                     self.to_wake.extend(call.waker.take());
@@ -370,7 +376,7 @@ impl State {
                 return Ok(());
             }
             Kind::GoAway | Kind::Ping | Kind::Pong => return Ok(()),
-            other => return Err(unexpected(&self.link, &format!("a {other:?} frame"))),
+            other => return Err(unexpected(&self.link, &format!("a {other:?} frame")).into()),
         };
         if let Some(call) = call {
             call.end = Some(end);
@@ -381,7 +387,7 @@ impl State {
     }
 
     /// The driver's sleep until there is something, or somebody wants space and there is.
-    pub(super) fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<Result<Waited>> {
+    pub(super) fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<Small<Waited>> {
         let link = &mut self.link;
         let space = (!self.want_space.is_empty()).then_some((&mut link.tx, self.space_needed));
         let waited = self.waiter.poll_wait(
@@ -400,7 +406,7 @@ impl State {
     }
 
     /// The driver's sleep while nothing is to come, until the connection is over.
-    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Waited>> {
+    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Small<Waited>> {
         self.stay_awake();
         self.waiter.poll_idle(cx)
     }
@@ -421,7 +427,7 @@ impl State {
     }
 
     /// Sends what frames about calls are due. False if they do not all fit.
-    fn send_notes(&mut self) -> Result<bool> {
+    fn send_notes(&mut self) -> Small<bool> {
         if self.notes.is_empty() {
             return Ok(true);
         }
@@ -474,7 +480,7 @@ impl State {
         }
         for (_, call) in &mut self.calls {
             if call.end.is_none() {
-                call.end = Some(Err(self.link.shared.closed_error()));
+                call.end = Some(Err(self.link.shared.closed_error().into()));
             }
             self.to_wake.extend(call.waker.take());
         }

@@ -59,7 +59,7 @@ impl Floor {
 
     fn measure(&self) -> Result<Report> {
         let rounds = self.options.thoroughness.rounds;
-        let budget = self.options.thoroughness.budget(USUAL)?;
+        let budget = self.options.thoroughness.budget(USUAL);
         let (here, there) = self.options.cpus()?;
         let mut report = Report::new("What the hardware gives");
         report.settings.push(format!(

@@ -64,7 +64,7 @@ impl Ring {
 
     fn measure(&self) -> Result<Report> {
         let rounds = self.options.thoroughness.rounds;
-        let budget = self.options.thoroughness.budget(USUAL)?;
+        let budget = self.options.thoroughness.budget(USUAL);
         let (here, there) = self.options.cpus()?;
         let mut report = Report::new("Messages over the ring");
         report.settings.push(format!(

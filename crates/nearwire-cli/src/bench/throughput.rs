@@ -55,7 +55,7 @@ impl Throughput {
     fn measure(&self) -> Result<Report> {
         let options = &self.calls.options;
         let rounds = options.thoroughness.rounds;
-        let budget = options.thoroughness.budget(USUAL)?;
+        let budget = options.thoroughness.budget(USUAL);
         let (here, there) = options.cpus()?;
         let mut report = Report::new("How many calls fit into a second");
         report.settings.push(format!(

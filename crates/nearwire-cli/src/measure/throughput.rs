@@ -59,10 +59,18 @@ pub fn throughput(
     let start = Instant::now();
     let mut begin = start;
     while slices.is_empty() || begin - start < budget.run {
-        send(slice)?;
-        operations += slice;
-        let end = Instant::now();
-        slices.push(slice as f64 / (end - begin).as_secs_f64());
+        let mut in_slice = 0;
+        // Whoever was interrupted during the warm-up has found too small a number.
+        let end = loop {
+            send(slice)?;
+            in_slice += slice;
+            let end = Instant::now();
+            if end - begin >= SLICE {
+                break end;
+            }
+        };
+        operations += in_slice;
+        slices.push(in_slice as f64 / (end - begin).as_secs_f64());
         begin = end;
     }
     finish(warmed_up + operations)?;
@@ -83,17 +91,15 @@ pub fn throughput(
 pub struct Meter {
     budget: Budget,
     bytes_each: usize,
-    /// Operations between two clock reads.
-    slice: u64,
-    /// Operations of the current slice that have ended.
-    in_slice: u64,
-    /// Operations of all slices that count.
-    operations: u64,
-    /// When the current slice began.
-    begin: Instant,
     warm_up: bool,
     /// When the warm-up began, or the measurement.
     start: Instant,
+    /// When the current slice began.
+    begin: Instant,
+    /// Operations that have ended since.
+    in_slice: u64,
+    /// Operations of all slices that count.
+    operations: u64,
     slices: Vec<f64>,
 }
 
@@ -104,43 +110,37 @@ impl Meter {
         Self {
             budget,
             bytes_each,
-            slice: 16,
-            in_slice: 0,
-            operations: 0,
-            begin: now,
             warm_up: true,
             start: now,
+            begin: now,
+            in_slice: 0,
+            operations: 0,
             slices: Vec::new(),
         }
     }
 
-    /// Counts operations that have ended. Returns whether there is time for more.
+    /// Counts operations that have ended, at the price of a clock read. Returns whether there is
+    /// time for more.
     pub fn count(&mut self, operations: u64) -> bool {
-        self.in_slice += operations;
-        self.in_slice < self.slice || self.end_slice()
-    }
-
-    fn end_slice(&mut self) -> bool {
         if self.is_over() {
             return false;
         }
-        let end = Instant::now();
-        let took = end - self.begin;
+        self.in_slice += operations;
+        let now = Instant::now();
+        let took = now - self.begin;
+        if took < SLICE {
+            return true;
+        }
         if !self.warm_up {
             self.operations += self.in_slice;
             self.slices.push(self.in_slice as f64 / took.as_secs_f64());
-        } else if took < SLICE {
-            self.slice *= 2;
-        } else if end - self.start >= self.budget.warm_up {
+        } else if now - self.start >= self.budget.warm_up {
             self.warm_up = false;
-            self.start = end;
+            self.start = now;
         }
-        self.begin = end;
-        if self.is_over() {
-            return false;
-        }
+        self.begin = now;
         self.in_slice = 0;
-        true
+        !self.is_over()
     }
 
     /// Whether all that was to be measured has been. What ends later does not count.
@@ -150,12 +150,11 @@ impl Meter {
 
     /// What came of it.
     pub fn evaluate(self) -> Throughput {
-        let operations = self.operations;
         let seconds = (self.begin - self.start).as_secs_f64();
         Throughput {
-            operations,
+            operations: self.operations,
             seconds,
-            mean_per_second: operations as f64 / seconds,
+            mean_per_second: self.operations as f64 / seconds,
             typical_per_second: median(self.slices),
             bytes_each: self.bytes_each,
         }
@@ -193,24 +192,24 @@ mod tests {
     }
 
     #[test]
-    fn a_meter_counts_whole_slices_and_then_stops() {
+    fn a_meter_counts_until_the_time_is_up() {
         let budget = Budget {
             warm_up: Duration::ZERO,
             run: 3 * SLICE,
         };
         let mut meter = Meter::start(budget, 8);
         let mut calls = 1;
-        while meter.count(1) {
-            std::thread::sleep(SLICE / 16);
+        while meter.count(2) {
+            std::thread::sleep(SLICE);
             calls += 1;
         }
         // Whatever ends later is not counted, and does not start it again.
         for _ in 0..100 {
-            assert!(!meter.count(1));
+            assert!(!meter.count(2));
         }
         let measured = meter.evaluate();
-        assert!(measured.operations >= 16 && measured.operations < calls);
-        assert_eq!(measured.operations % 16, 0);
+        // The first is counted before any time has passed, the second ends the warm-up.
+        assert_eq!(measured.operations, 2 * (calls - 2));
         assert!(measured.seconds >= (3 * SLICE).as_secs_f64());
     }
 }
