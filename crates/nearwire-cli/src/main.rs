@@ -1,9 +1,18 @@
 //! The `nearwire` command.
 
+mod advice;
+mod arguments;
 mod baseline;
 mod bench;
+mod call;
+mod demo;
+mod logging;
 mod measure;
+mod output;
+mod private;
 mod process;
+mod serve;
+mod services;
 
 use std::io;
 use std::process::ExitCode;
@@ -12,21 +21,40 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Calls between processes on one machine, at the speed of shared memory.
+///
+/// Exit codes: 0 done, 1 failed, 2 called wrongly.
 #[derive(Debug, Parser)]
 #[command(name = "nearwire", version)]
 struct Arguments {
+    #[command(flatten)]
+    verbosity: logging::Verbosity,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Serve),
+    Call(call::Call),
+    Demo(demo::Demo),
     /// Measure: the hardware, and what is made of it.
     #[command(subcommand)]
     Bench(bench::Bench),
     /// A process that another nearwire process has started.
     #[command(name = process::SUBCOMMAND, hide = true)]
     Child(process::ChildArguments),
+}
+
+impl Command {
+    /// The server that the command was told to use.
+    fn server(&self) -> Option<&str> {
+        match self {
+            Self::Serve(serve) => Some(&serve.name),
+            Self::Call(call) => Some(&call.name),
+            Self::Bench(bench) => bench.server(),
+            Self::Demo(_) | Self::Child(_) => None,
+        }
+    }
 }
 
 /// What each role of a child process does.
@@ -36,25 +64,36 @@ fn role(name: &str) -> Option<process::Role> {
         baseline::blocking::ECHO_ROLE => baseline::blocking::serve_echo,
         baseline::coalesced::COALESCED_ROLE => baseline::coalesced::serve_coalesced,
         bench::floor::FAR_SIDE_ROLE => bench::floor::be_far_side,
+        demo::DEMO_CLIENT_ROLE => demo::be_client,
+        bench::ring::MESSAGES_ROLE => bench::ring::serve_messages,
+        serve::PRIVATE_SERVER_ROLE => serve::serve_privately,
         _ => return None,
     })
 }
 
-fn run(arguments: Arguments) -> Result<()> {
-    match arguments.command {
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Serve(serve) => serve.run(),
+        Command::Call(call) => call.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
-        Command::Child(arguments) => process::be_child(&arguments, role),
+        Command::Child(arguments) => process::be_child(arguments, role),
     }
 }
 
 /// Exit code 0: done. 1: it failed. 2 (from the argument parser): it was called wrongly.
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let Arguments { verbosity, command } = Arguments::parse();
+    verbosity.apply();
+    match run(&command) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if let Some(advice) = advice::advice(&error, command.server()) {
+                eprintln!("help: {advice}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -63,6 +102,6 @@ fn main() -> ExitCode {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error
-        .downcast_ref::<measure::OutputError>()
+        .downcast_ref::<output::OutputError>()
         .is_some_and(|error| kind(&error.0))
 }

@@ -6,6 +6,7 @@
 
 mod affinity;
 mod channel;
+mod signals;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +21,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-pub use affinity::{Placement, allowed_cpus, run_on, two_cpus};
+pub use affinity::{Placement, allowed_cpus, cpus_of, run_on, two_cpus};
 pub use channel::Channel;
+pub use signals::end_with_children;
 
 /// The hidden subcommand that [`Child::start`] runs.
 pub const SUBCOMMAND: &str = "__child";
@@ -87,6 +89,7 @@ impl Child {
             .with_context(|| format!("cannot start the {role} process"))?;
         // Closes this process's copy of the far end, so that the child's death is an end-of-file.
         drop(command);
+        let leaving = near.try_clone().context("cannot copy a descriptor")?;
         let mut child = Self {
             process,
             channel: Channel::new(near),
@@ -94,6 +97,12 @@ impl Child {
             placement: Placement::default(),
             dismissed: Arc::default(),
         };
+        signals::register(signals::Entry {
+            id: child.id(),
+            process: child.watch()?,
+            channel: leaving,
+            tidy: false,
+        });
         child.channel.set_timeout(Some(PATIENCE))?;
         let hello: Hello = child
             .channel
@@ -110,8 +119,7 @@ impl Child {
     /// # Errors
     /// If the child cannot be watched.
     pub fn vital(self) -> Result<Self> {
-        let watched = pidfd_open(self.pid()?, PidfdFlags::empty())
-            .with_context(|| format!("cannot watch the {} process", self.role))?;
+        let watched = self.watch()?;
         let (role, dismissed) = (self.role.clone(), Arc::clone(&self.dismissed));
         std::thread::Builder::new()
             .name("child-watch".into())
@@ -125,6 +133,13 @@ impl Child {
                 }
             })?;
         Ok(self)
+    }
+
+    /// Asks the child to leave where it would be killed because a signal ends this process: it has
+    /// something to tidy up.
+    pub fn tidy(self) -> Self {
+        signals::mark_tidy(self.id());
+        self
     }
 
     /// The connection to the child.
@@ -170,6 +185,12 @@ impl Child {
         self.dismissed.store(true, Ordering::Release);
     }
 
+    /// A descriptor that becomes readable when the child ends.
+    fn watch(&self) -> Result<OwnedFd> {
+        pidfd_open(self.pid()?, PidfdFlags::empty())
+            .with_context(|| format!("cannot watch the {} process", self.role))
+    }
+
     fn pid(&self) -> Result<Pid> {
         i32::try_from(self.id())
             .ok()
@@ -184,6 +205,7 @@ impl Drop for Child {
         // Both fail only if the child is already reaped.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        signals::unregister(self.id());
     }
 }
 
@@ -220,6 +242,7 @@ pub fn be_child(
     let role = &arguments.role;
     let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    signals::leave_to_parent()?;
     // The parent may have died before that took effect.
     if rustix::process::getppid() != Pid::from_raw(arguments.parent) {
         bail!("the parent of this {role} process is gone");

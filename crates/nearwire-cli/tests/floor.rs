@@ -79,8 +79,8 @@ fn wrong_arguments_are_refused() {
     for (arguments, code, text) in [
         (&["--rounds", "0"][..], 2, "--rounds"),
         (&["--sideways"], 2, "--sideways"),
-        (&["--seconds-per", "0"], 1, "--seconds-per"),
-        (&["--seconds-per", "nan"], 1, "--seconds-per"),
+        (&["--seconds-per", "0"], 2, "--seconds-per"),
+        (&["--seconds-per", "nan"], 2, "--seconds-per"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_nearwire"))
             .args(["bench", "floor"])

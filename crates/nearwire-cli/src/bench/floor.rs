@@ -18,8 +18,9 @@ use crate::measure::{
 };
 use crate::process::{Placement, two_cpus};
 
+pub(super) use far_side::fingerprint;
 pub use far_side::{FAR_SIDE_ROLE, be_far_side};
-use near_side::NearSide;
+pub(super) use near_side::NearSide;
 
 /// One run of an operation between two processes takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(200);
@@ -58,7 +59,7 @@ impl Floor {
 
     fn measure(&self) -> Result<Report> {
         let rounds = self.options.thoroughness.rounds;
-        let budget = self.options.thoroughness.budget(USUAL)?;
+        let budget = self.options.thoroughness.budget(USUAL);
         let (here, there) = self.options.cpus()?;
         let mut report = Report::new("What the hardware gives");
         report.settings.push(format!(

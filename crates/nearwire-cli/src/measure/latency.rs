@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Budget, clock_cost, median};
 
@@ -18,7 +18,7 @@ const LONGEST_BLOCK: u32 = 1024;
 const LONGEST_NS: u64 = 60_000_000_000;
 
 /// How long one operation took, over a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
     /// Operations measured.
     pub operations: u64,
@@ -56,46 +56,121 @@ pub fn latency(budget: Budget, mut operation: impl FnMut() -> Result<()>) -> Res
         operation()?;
         warmed_up += 1;
     }
-    let each = start.elapsed() / warmed_up;
-    let block = (BLOCK.as_nanos() / each.as_nanos().max(1)) as u32;
-    let block = block.clamp(1, LONGEST_BLOCK);
-
-    let mut histogram = Histogram::<u64>::new_with_max(LONGEST_NS, 3)?;
-    let mut blocks = Vec::new();
-    let mut total = Duration::ZERO;
+    let mut samples = Samples::new(start.elapsed() / warmed_up)?;
     let start = Instant::now();
-    while blocks.is_empty() || start.elapsed() < budget.run {
+    while samples.is_empty() || start.elapsed() < budget.run {
         let begin = Instant::now();
-        for _ in 0..block {
+        for _ in 0..samples.block {
             operation()?;
         }
-        let took = begin.elapsed();
-        total += took;
-        blocks.push(took.as_nanos() as f64 / f64::from(block));
-        if block == 1 {
-            // Long enough for the clock's cost to vanish: one sample serves for both.
-            histogram.saturating_record(took.as_nanos() as u64);
-            continue;
-        }
-        for _ in 0..block {
+        samples.block_took(begin.elapsed());
+        for _ in 0..samples.singles() {
             let begin = Instant::now();
             operation()?;
-            histogram.saturating_record(begin.elapsed().as_nanos() as u64);
+            samples.single_took(begin.elapsed());
         }
     }
-    let timed_in_blocks = blocks.len() as u64 * u64::from(block);
-    Ok(Latency {
-        operations: timed_in_blocks + if block == 1 { 0 } else { histogram.len() },
-        mean_ns: total.as_nanos() as f64 / timed_in_blocks as f64,
-        typical_ns: median(blocks),
-        p50_ns: histogram.value_at_quantile(0.5),
-        p90_ns: histogram.value_at_quantile(0.9),
-        p99_ns: histogram.value_at_quantile(0.99),
-        p999_ns: histogram.value_at_quantile(0.999),
-        min_ns: histogram.min(),
-        max_ns: histogram.max(),
-        clock_ns: clock_cost(),
-    })
+    Ok(samples.evaluate())
+}
+
+/// The same for an operation that is awaited, within one task.
+///
+/// # Errors
+/// As [`latency`].
+pub async fn latency_async(
+    budget: Budget,
+    mut operation: impl AsyncFnMut() -> Result<()>,
+) -> Result<Latency> {
+    let start = Instant::now();
+    let mut warmed_up = 0u32;
+    while warmed_up == 0 || start.elapsed() < budget.warm_up {
+        operation().await?;
+        warmed_up += 1;
+    }
+    let mut samples = Samples::new(start.elapsed() / warmed_up)?;
+    let start = Instant::now();
+    while samples.is_empty() || start.elapsed() < budget.run {
+        let begin = Instant::now();
+        for _ in 0..samples.block {
+            operation().await?;
+        }
+        samples.block_took(begin.elapsed());
+        for _ in 0..samples.singles() {
+            let begin = Instant::now();
+            operation().await?;
+            samples.single_took(begin.elapsed());
+        }
+    }
+    Ok(samples.evaluate())
+}
+
+/// What a run has recorded so far.
+struct Samples {
+    /// Operations of a block.
+    block: u32,
+    /// Nanoseconds per operation of each block.
+    blocks: Vec<f64>,
+    in_blocks: Duration,
+    singles: Histogram<u64>,
+}
+
+impl Samples {
+    /// For operations that take about as long as `each`.
+    fn new(each: Duration) -> Result<Self> {
+        let block = (BLOCK.as_nanos() / each.as_nanos().max(1)) as u32;
+        Ok(Self {
+            block: block.clamp(1, LONGEST_BLOCK),
+            blocks: Vec::new(),
+            in_blocks: Duration::ZERO,
+            singles: Histogram::new_with_max(LONGEST_NS, 3)?,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Operations to time one by one after each block. A block of one is long enough for the
+    /// clock's cost to vanish: it serves for both.
+    fn singles(&self) -> u32 {
+        if self.block == 1 { 0 } else { self.block }
+    }
+
+    fn block_took(&mut self, time: Duration) {
+        self.in_blocks += time;
+        self.blocks
+            .push(time.as_nanos() as f64 / f64::from(self.block));
+        if self.block == 1 {
+            self.single_took(time);
+        }
+    }
+
+    #[inline]
+    fn single_took(&mut self, time: Duration) {
+        self.singles.saturating_record(time.as_nanos() as u64);
+    }
+
+    fn evaluate(self) -> Latency {
+        let in_blocks = self.blocks.len() as u64 * u64::from(self.block);
+        let one_by_one = if self.block == 1 {
+            0
+        } else {
+            self.singles.len()
+        };
+        let percentile = |share| self.singles.value_at_quantile(share);
+        Latency {
+            operations: in_blocks + one_by_one,
+            mean_ns: self.in_blocks.as_nanos() as f64 / in_blocks as f64,
+            p50_ns: percentile(0.5),
+            p90_ns: percentile(0.9),
+            p99_ns: percentile(0.99),
+            p999_ns: percentile(0.999),
+            min_ns: self.singles.min(),
+            max_ns: self.singles.max(),
+            clock_ns: clock_cost(),
+            typical_ns: median(self.blocks),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +193,19 @@ mod tests {
         // One operation is the warm-up.
         assert_eq!(measured.operations, calls - 1);
         assert!(measured.min_ns <= measured.p50_ns && measured.p50_ns <= measured.max_ns);
+    }
+
+    #[test]
+    fn awaited_operations_are_counted_alike() {
+        let mut calls = 0;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let measured = runtime.block_on(latency_async(SHORT, async || {
+            calls += 1;
+            Ok(())
+        }));
+        assert_eq!(measured.unwrap().operations, calls - 1);
     }
 
     #[test]

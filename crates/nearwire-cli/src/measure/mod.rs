@@ -11,6 +11,7 @@ mod core_share;
 mod latency;
 mod machine;
 mod options;
+mod payload;
 mod probe;
 mod report;
 mod rounds;
@@ -18,19 +19,20 @@ mod throughput;
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use clock::clock_cost;
-pub use latency::{Latency, latency};
+pub use latency::{Latency, latency, latency_async};
 pub use machine::Machine;
 pub use options::Options;
+pub use payload::Payload;
 pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
-pub use report::{OutputError, Report, Section};
-pub use rounds::{Contender, Ratio, Series, alternate};
-pub use throughput::{Throughput, throughput};
+pub use report::{Report, Section, human, plain_table, right_align};
+pub use rounds::{Contender, Ratio, RatioFigures, Series, alternate};
+pub use throughput::{Meter, Throughput, throughput};
 
 /// How long one run of one operation may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Time that is not measured, first.
     pub warm_up: Duration,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Budget;
 use crate::process::two_cpus;
@@ -27,27 +27,29 @@ pub struct Thoroughness {
     #[arg(long)]
     pub quick: bool,
     /// Seconds that each run of each operation takes.
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = seconds)]
     pub seconds_per: Option<f64>,
     /// Runs of each operation.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
 }
 
+/// Reads a number of seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.001..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("0.001 to 3600 seconds".to_owned()),
+    }
+}
+
 impl Thoroughness {
     /// The budget of one run: `usual` unless the options say otherwise, a quarter of that if quick.
-    ///
-    /// # Errors
-    /// If the seconds asked for are not between 0.001 and 3600.
-    pub fn budget(&self, usual: Duration) -> Result<Budget> {
-        Ok(Budget::of(match self.seconds_per {
-            Some(seconds) if (0.001..=3600.0).contains(&seconds) => {
-                Duration::from_secs_f64(seconds)
-            }
-            Some(seconds) => bail!("--seconds-per takes 0.001 to 3600, not {seconds}"),
+    pub fn budget(&self, usual: Duration) -> Budget {
+        Budget::of(match self.seconds_per {
+            Some(seconds) => Duration::from_secs_f64(seconds),
             None if self.quick => usual / 4,
             None => usual,
-        }))
+        })
     }
 }
 

@@ -1,14 +1,13 @@
 //! What a benchmark prints: the same structures as a table or as JSON.
 
-use std::fmt::{self, Write as _};
-use std::io::{self, Write};
+use std::fmt::Write as _;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::rounds::RatioFigures;
-use super::{Distance, Machine, Measured, Ratio, Series, Unit, clock_cost, median};
+use super::{Distance, Machine, Measured, Ratio, RatioFigures, Series, Unit, clock_cost, median};
+use crate::output::{print_json, print_text};
 
 /// Everything a benchmark has to say.
 #[derive(Debug, Clone, Serialize)]
@@ -36,18 +35,6 @@ pub struct Section {
     pub series: Vec<Series>,
 }
 
-/// Standard output took no more.
-#[derive(Debug)]
-pub struct OutputError(pub io::Error);
-
-impl fmt::Display for OutputError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "cannot write the results: {}", self.0)
-    }
-}
-
-impl std::error::Error for OutputError {}
-
 impl Report {
     /// An empty report about this machine.
     pub fn new(title: &str) -> Self {
@@ -64,20 +51,13 @@ impl Report {
     /// Prints to standard output, as JSON or as tables.
     ///
     /// # Errors
-    /// [`OutputError`] if the output cannot be written.
+    /// [`OutputError`](crate::output::OutputError) if the output cannot be written.
     pub fn print(&self, json: bool) -> Result<()> {
-        let mut text = if json {
-            serde_json::to_string_pretty(self)?
+        if json {
+            print_json(self)
         } else {
-            self.text()?
-        };
-        if !text.ends_with('\n') {
-            text.push('\n');
+            print_text(&self.text()?)
         }
-        Ok(io::stdout()
-            .lock()
-            .write_all(text.as_bytes())
-            .map_err(OutputError)?)
     }
 
     /// The report as text.
@@ -237,7 +217,8 @@ fn ratio_table(ratios: &[Ratio]) -> Table {
     table
 }
 
-fn plain_table(header: &[&str]) -> Table {
+/// A table without lines.
+pub fn plain_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
@@ -246,7 +227,7 @@ fn plain_table(header: &[&str]) -> Table {
 }
 
 /// Figures line up on the right, names on the left.
-fn right_align(table: &mut Table) {
+pub fn right_align(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -213,6 +213,17 @@ pub struct RatioFigures {
     pub max: f64,
 }
 
+impl RatioFigures {
+    /// The middle and the ends of some ratios.
+    pub fn of(ratios: impl Iterator<Item = f64> + Clone) -> Self {
+        Self {
+            median: median(ratios.clone()),
+            min: ratios.clone().fold(f64::INFINITY, f64::min),
+            max: ratios.fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
 impl Ratio {
     /// How many times `above` is `below`, figure by figure.
     pub fn of(name: &str, above: &Series, below: &Series) -> Self {
@@ -227,11 +238,7 @@ impl Ratio {
             .collect();
         Self {
             name: name.into(),
-            figures: (!ratios.is_empty()).then(|| RatioFigures {
-                median: median(ratios.iter().copied()),
-                min: ratios.iter().copied().fold(f64::INFINITY, f64::min),
-                max: ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            }),
+            figures: (!ratios.is_empty()).then(|| RatioFigures::of(ratios.iter().copied())),
             comparable: ratios.len(),
             pairs: pairs().count(),
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +59,12 @@ impl fmt::Display for Placement {
 
 /// The CPUs that the calling thread may run on, in ascending order; empty if the kernel won't say.
 pub fn allowed_cpus() -> Vec<usize> {
-    let Ok(set) = sched_getaffinity(None) else {
+    cpus_of(None)
+}
+
+/// The CPUs that a thread may run on, given its id; the calling thread if there is none.
+pub fn cpus_of(thread: Option<i32>) -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(thread.and_then(Pid::from_raw)) else {
         return Vec::new();
     };
     (0..CpuSet::MAX_CPU)

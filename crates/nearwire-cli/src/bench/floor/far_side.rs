@@ -44,13 +44,13 @@ pub(super) enum Operation {
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) enum SchemeName {
+pub(in crate::bench) enum SchemeName {
     Tail,
     Commit,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) enum Way {
+pub(in crate::bench) enum Way {
     Futex,
     EventfdPoll,
     EventfdEdge,
@@ -67,7 +67,7 @@ pub(super) struct Done {
 }
 
 /// A scheme and its name on the wire.
-pub(super) trait Named: Scheme {
+pub(in crate::bench) trait Named: Scheme {
     const NAME: SchemeName;
 }
 
@@ -80,7 +80,7 @@ impl Named for Commit {
 }
 
 /// A way of sleeping and its name on the wire.
-pub(super) trait NamedWay: Sleeping {
+pub(in crate::bench) trait NamedWay: Sleeping {
     const NAME: Way;
 }
 
@@ -103,7 +103,7 @@ impl NamedWay for Socket {
 /// The first and the last word of a payload of at least 8 bytes: enough to notice one that is torn,
 /// lost or doubled, at next to no cost.
 #[inline]
-pub(super) fn fingerprint(payload: &[u8]) -> u64 {
+pub(in crate::bench) fn fingerprint(payload: &[u8]) -> u64 {
     let (first, last) = (payload.first_chunk(), payload.last_chunk());
     let (Some(first), Some(last)) = (first, last) else {
         return 0;

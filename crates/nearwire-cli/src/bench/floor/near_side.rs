@@ -17,7 +17,7 @@ use crate::process::{Child, Placement, run_on};
 const BATCH: usize = 16;
 
 /// The operations, with the process on their other side.
-pub(super) struct NearSide {
+pub(in crate::bench) struct NearSide {
     far: Child,
     /// The CPU that the other side shall do its next jobs on.
     far_cpu: Cell<Option<usize>>,
@@ -25,23 +25,23 @@ pub(super) struct NearSide {
 
 impl NearSide {
     /// Starts the other side, on one CPU if `cpu` says so.
-    pub(super) fn start(cpu: Option<usize>) -> Result<Self> {
+    pub(in crate::bench) fn start(cpu: Option<usize>) -> Result<Self> {
         Ok(Self {
             far: Child::start(FAR_SIDE_ROLE, cpu)?.vital()?,
             far_cpu: Cell::new(None),
         })
     }
 
-    pub(super) fn placement(&self) -> &Placement {
+    pub(in crate::bench) fn placement(&self) -> &Placement {
         self.far.placement()
     }
 
-    pub(super) fn finish(self) -> Result<()> {
+    pub(in crate::bench) fn finish(self) -> Result<()> {
         self.far.finish()
     }
 
     /// Does `work` with this side on CPU `here` and the other on CPU `there`.
-    pub(super) fn placed<T>(
+    pub(in crate::bench) fn placed<T>(
         &self,
         here: usize,
         there: usize,
@@ -68,7 +68,7 @@ impl NearSide {
             .context("the other side did not finish")
     }
 
-    pub(super) fn ping_pong(&self, budget: Budget) -> Result<Measured> {
+    pub(in crate::bench) fn ping_pong(&self, budget: Budget) -> Result<Measured> {
         let (mut ping_pong, descriptors) = PingPong::create()?;
         self.ask(Operation::PingPong, &descriptors)?;
         let measured = latency(budget, || {
@@ -80,7 +80,7 @@ impl NearSide {
         Ok(Measured::Latency(measured))
     }
 
-    pub(super) fn exchange<S: Named>(
+    pub(in crate::bench) fn exchange<S: Named>(
         &self,
         budget: Budget,
         capacity: usize,
@@ -111,7 +111,7 @@ impl NearSide {
     }
 
     /// Records published one by one.
-    pub(super) fn one_by_one<S: Named>(
+    pub(in crate::bench) fn one_by_one<S: Named>(
         &self,
         budget: Budget,
         capacity: usize,
@@ -125,7 +125,7 @@ impl NearSide {
     }
 
     /// Records published in batches of 16.
-    pub(super) fn in_batches<S: Named>(
+    pub(in crate::bench) fn in_batches<S: Named>(
         &self,
         budget: Budget,
         capacity: usize,
@@ -185,7 +185,7 @@ impl NearSide {
         )
     }
 
-    pub(super) fn sleeping<S: NamedWay>(&self, budget: Budget) -> Result<Measured> {
+    pub(in crate::bench) fn sleeping<S: NamedWay>(&self, budget: Budget) -> Result<Measured> {
         let (mut near, descriptors) = S::create()?;
         self.ask(Operation::Sleep(S::NAME), &descriptors)?;
         // Else this side's copies would keep the far side's end of a socket open.
@@ -197,7 +197,7 @@ impl NearSide {
     }
 
     /// Barriers on the other process's core.
-    pub(super) fn barriers(&self, budget: Budget, asleep: bool) -> Result<Measured> {
+    pub(in crate::bench) fn barriers(&self, budget: Budget, asleep: bool) -> Result<Measured> {
         let (target, descriptors) = BarrierTarget::create()?;
         self.ask(Operation::Barrier { asleep }, &descriptors)?;
         target.wait_until_ready();

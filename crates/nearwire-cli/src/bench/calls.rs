@@ -1,0 +1,240 @@
+//! What the benchmarks of calls have in common: options, servers, ways to call.
+
+use anyhow::{Result, ensure};
+use nearwire::{BlockingClient, Client, ClientBuilder, ConnectionInfo};
+use tokio::runtime::Runtime;
+
+use crate::arguments;
+use crate::measure::{Contender, Measured, Options, Ratio, Series};
+use crate::private::PrivateServer;
+use crate::serve::{Settings, spin, start_privately};
+
+/// Options of the benchmarks of calls.
+#[derive(Debug, clap::Args)]
+pub struct CallOptions {
+    /// The server to call; it needs a method named echo [default: a process of its own].
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub options: Options,
+    /// What to call over.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Transport::Nearwire, Transport::Unix])]
+    transport: Vec<Transport>,
+    /// Bytes of a request, and of its reply; several with commas in between.
+    #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = arguments::bytes,
+          default_value = "64,1KiB,64KiB")]
+    pub size: Vec<usize>,
+    /// Which client calls over Nearwire.
+    #[arg(long, value_enum, default_value_t = Clients::Both)]
+    client: Clients,
+    /// Microseconds that either side may spin before it sleeps; 0: never [default: 50].
+    #[arg(long, value_name = "MICROS")]
+    spin: Option<u64>,
+    /// Wish for rings of this size per direction, a power of two [default: 64 KiB].
+    #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
+    ring: Option<usize>,
+}
+
+/// What to call over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Transport {
+    /// Shared memory.
+    Nearwire,
+    /// A plain Unix stream socket.
+    Unix,
+}
+
+/// Which client calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Clients {
+    /// The one for threads.
+    Blocking,
+    /// The one for tasks.
+    Async,
+    /// Either.
+    Both,
+}
+
+impl CallOptions {
+    /// Whether to call over Nearwire with the blocking client.
+    pub fn blocking(&self) -> bool {
+        self.nearwire() && self.client != Clients::Async
+    }
+
+    /// Whether to call over Nearwire with the async client.
+    pub fn asynchronous(&self) -> bool {
+        self.nearwire() && self.client != Clients::Blocking
+    }
+
+    /// Whether to call over Nearwire.
+    pub fn nearwire(&self) -> bool {
+        self.transport.contains(&Transport::Nearwire)
+    }
+
+    /// Whether to call over a Unix socket.
+    pub fn unix(&self) -> bool {
+        self.transport.contains(&Transport::Unix)
+    }
+
+    /// Whether waiting sides of Nearwire spin.
+    pub fn spins(&self) -> bool {
+        self.spin != Some(0)
+    }
+
+    /// Settings of a client of these options.
+    fn client(&self) -> ClientBuilder {
+        let builder = BlockingClient::builder()
+            .label("nearwire bench")
+            .max_message(1 << 30)
+            .spin(spin(self.spin));
+        match self.ring {
+            Some(bytes) => builder.ring(bytes),
+            None => builder,
+        }
+    }
+
+    /// Finds the server, or starts one, on one CPU if `cpu` says so.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn server(&self, cpu: Option<usize>) -> Result<Server> {
+        match &self.name {
+            Some(name) => Ok(Server::Named(name.clone())),
+            None => {
+                let settings = Settings {
+                    spin: self.spin,
+                    max_message: 1 << 30,
+                    ring_max: 256 << 20,
+                    ..Settings::default()
+                };
+                Ok(Server::Private(start_privately(&settings, cpu)?))
+            }
+        }
+    }
+
+    /// Connects for calls from this thread.
+    ///
+    /// # Errors
+    /// If there is no such server, or it has no method `echo`.
+    pub fn connect_blocking(&self, server: &Server) -> Result<BlockingClient> {
+        let client = self.client().connect_blocking(server.name())?;
+        client.method("echo")?;
+        Ok(client)
+    }
+
+    /// Connects for calls from tasks of a runtime that has this thread only.
+    ///
+    /// # Errors
+    /// As [`connect_blocking`](Self::connect_blocking).
+    pub fn connect_async(&self, server: &Server) -> Result<(Runtime, Client)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let client = runtime.block_on(self.client().connect(server.name()))?;
+        client.method("echo")?;
+        Ok((runtime, client))
+    }
+
+    /// What a connection is like, in words.
+    ///
+    /// # Errors
+    /// As [`connect_blocking`](Self::connect_blocking).
+    pub fn describe(&self, server: &Server) -> Result<String> {
+        let info = self.connect_blocking(server)?.info();
+        let placement = match server {
+            Server::Named(name) => format!("{name} (process {})", info.peer.pid),
+            Server::Private(private) => private.process().placement().to_string(),
+        };
+        Ok(format!(
+            "The Nearwire server: {placement}. {}, {}.",
+            rings(&info),
+            self.waiting()
+        ))
+    }
+
+    fn waiting(&self) -> String {
+        match self.spin {
+            Some(0) => "waiting sides sleep at once".into(),
+            micros => format!(
+                "waiting sides spin for {} µs at most",
+                spin(micros).budget.as_micros()
+            ),
+        }
+    }
+}
+
+fn rings(info: &ConnectionInfo) -> String {
+    format!(
+        "Rings of {} and {}, {}huge pages",
+        arguments::human_size(info.ring_out),
+        arguments::human_size(info.ring_in),
+        if info.huge_pages { "" } else { "no " },
+    )
+}
+
+/// The server that is called.
+#[derive(Debug)]
+pub enum Server {
+    /// Somebody else's.
+    Named(String),
+    /// This command's own.
+    Private(PrivateServer),
+}
+
+impl Server {
+    /// What clients connect to.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Named(name) => name,
+            Self::Private(server) => server.name(),
+        }
+    }
+
+    /// Ends the server if it is this command's own.
+    ///
+    /// # Errors
+    /// If it had failed meanwhile.
+    pub fn finish(self) -> Result<()> {
+        match self {
+            Self::Named(_) => Ok(()),
+            Self::Private(server) => server.finish(),
+        }
+    }
+}
+
+/// Compares a reply with its request.
+///
+/// # Errors
+/// If they differ.
+#[inline]
+pub fn check(reply: &[u8], request: &[u8]) -> Result<()> {
+    ensure!(reply == request, "an echo differs from what was sent");
+    Ok(())
+}
+
+/// An operation that is bracketed by the probe if its two sides spin.
+pub fn contender<'a>(
+    name: &str,
+    spins: bool,
+    run: impl FnMut() -> Result<Measured> + 'a,
+) -> Contender<'a> {
+    if spins {
+        Contender::spinning(name, run)
+    } else {
+        Contender::other(name, run)
+    }
+}
+
+/// The ratio of two series, if both took part.
+pub fn ratio(series: &[Series], above: &str, below: &str) -> Option<Ratio> {
+    let find = |name| series.iter().find(|series| series.name == name);
+    let name = format!("{above} / {}", short(above, below));
+    Some(Ratio::of(&name, find(above)?, find(below)?))
+}
+
+/// The name without what it has in common with the other up to the colon.
+fn short<'a>(other: &str, name: &'a str) -> &'a str {
+    match (other.split_once(": "), name.split_once(": ")) {
+        (Some((other, _)), Some((common, rest))) if other == common => rest,
+        _ => name,
+    }
+}

@@ -1,0 +1,251 @@
+//! `nearwire bench latency`: how long a call takes.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use anyhow::Result;
+use nearwire::{BlockingClient, Client, Spin};
+use nearwire_floor::sleeping::Futex;
+use tokio::runtime::Runtime;
+
+use super::calls::{CallOptions, Server, check, contender, ratio};
+use super::floor::NearSide;
+use crate::arguments::human_size;
+use crate::baseline::blocking::UnixEcho;
+use crate::measure::{
+    Budget, Contender, Measured, Payload, Probe, Ratio, Report, Section, Series, alternate,
+    latency, latency_async,
+};
+use crate::process::{Placement, end_with_children, run_on, two_cpus};
+use crate::serve::{Settings, start_privately};
+
+/// One run takes this long, unless told otherwise.
+const USUAL: Duration = Duration::from_millis(200);
+
+/// How long a call takes, over Nearwire and over a blocking Unix socket, in turn.
+///
+/// Server and client are processes of their own. Every reply is compared with its request.
+#[derive(Debug, clap::Args)]
+pub struct Latency {
+    #[command(flatten)]
+    calls: CallOptions,
+}
+
+impl Latency {
+    /// The server that it was told to use.
+    pub fn server(&self) -> Option<&str> {
+        self.calls.name.as_deref()
+    }
+
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// If the processes cannot be started, or a call fails.
+    pub fn run(&self) -> Result<()> {
+        end_with_children()?;
+        self.measure()?.print(self.calls.options.json)
+    }
+
+    fn measure(&self) -> Result<Report> {
+        let options = &self.calls.options;
+        let rounds = options.thoroughness.rounds;
+        let budget = options.thoroughness.budget(USUAL);
+        // Asked before this side is pinned: then it may only run where it is.
+        let two_cpus = two_cpus().ok();
+        let (here, there) = options.cpus()?;
+        let mut report = Report::new("How long a call takes");
+        report.settings.push(format!(
+            "Medians of {rounds} alternating runs of {:.3} s each.",
+            budget.run.as_secs_f64()
+        ));
+        let server = self.calls.server(there)?;
+        if self.calls.nearwire() {
+            // First of all: that it can be called.
+            report.settings.push(self.calls.describe(&server)?);
+        }
+        let near_placement = here.map_or_else(Placement::current, Placement::pin);
+        let far = NearSide::start(there)?;
+        let echo = UnixEcho::start(there)?;
+        report.settings.push(format!(
+            "The client: {near_placement}. The socket's server: {}.",
+            echo.server().placement()
+        ));
+        let echo = RefCell::new(echo);
+        let mut probe = Probe::start(there)?;
+
+        let title = "Round trips";
+        eprintln!("measuring: {title} …");
+        let contest = self.contest(&server, &far, &echo, budget)?;
+        let series = alternate(rounds, contest, &mut probe)?;
+        report.ratios.extend(self.ratios(&series));
+        report.sections.push(Section {
+            title: title.into(),
+            series,
+        });
+        if let (Server::Private(_), Some(cpus)) = (&server, two_cpus) {
+            let title = "Round trips, both sides asleep while they wait (64 B)";
+            eprintln!("measuring: {title} …");
+            let series = asleep(rounds, budget, &far, &mut probe, cpus)?;
+            report.ratios.extend(asleep_ratios(&series));
+            report.sections.push(Section {
+                title: title.into(),
+                series,
+            });
+        }
+        far.finish()?;
+        server.finish()?;
+        Ok(report)
+    }
+
+    /// The cache line first, then each size over each transport.
+    fn contest<'a>(
+        &self,
+        server: &Server,
+        far: &'a NearSide,
+        echo: &'a RefCell<UnixEcho>,
+        budget: Budget,
+    ) -> Result<Vec<Contender<'a>>> {
+        let spins = self.calls.spins();
+        let mut contest = vec![Contender::spinning(PING_PONG, move || {
+            far.ping_pong(budget)
+        })];
+        for &size in &self.calls.size {
+            if self.calls.blocking() {
+                let client = self.calls.connect_blocking(server)?;
+                let run = blocking(client, size, budget)?;
+                contest.push(contender(&name(size, BLOCKING), spins, run));
+            }
+            if self.calls.asynchronous() {
+                let (runtime, client) = self.calls.connect_async(server)?;
+                let run = asynchronous(runtime, client, size, budget)?;
+                contest.push(contender(&name(size, ASYNC), spins, run));
+            }
+            if self.calls.unix() {
+                let run = unix(echo, size, budget);
+                contest.push(Contender::other(&name(size, UNIX), run));
+            }
+        }
+        Ok(contest)
+    }
+
+    fn ratios(&self, series: &[Series]) -> Vec<Ratio> {
+        let mut ratios = Vec::new();
+        for &size in &self.calls.size {
+            for way in [BLOCKING, ASYNC] {
+                let name = name(size, way);
+                ratios.extend(ratio(series, &self::name(size, UNIX), &name));
+                ratios.extend(ratio(series, &name, PING_PONG));
+            }
+        }
+        ratios
+    }
+}
+
+/// Names of the contenders.
+const PING_PONG: &str = "cache-line ping-pong";
+const BLOCKING: &str = "Nearwire blocking";
+const ASYNC: &str = "Nearwire async";
+const UNIX: &str = "Unix socket";
+
+fn name(size: usize, way: &str) -> String {
+    format!("{}: {way}", human_size(size))
+}
+
+fn blocking(
+    mut client: BlockingClient,
+    size: usize,
+    budget: Budget,
+) -> Result<impl FnMut() -> Result<Measured>> {
+    let echo = client.method("echo")?;
+    let mut payload = Payload::new(size);
+    let mut reply = Vec::with_capacity(size);
+    Ok(move || {
+        let measured = latency(budget, || {
+            let request = payload.next();
+            client.call_into(echo, request, &mut reply)?;
+            check(&reply, request)
+        })?;
+        Ok(Measured::Latency(measured))
+    })
+}
+
+fn asynchronous(
+    runtime: Runtime,
+    client: Client,
+    size: usize,
+    budget: Budget,
+) -> Result<impl FnMut() -> Result<Measured>> {
+    let echo = client.method("echo")?;
+    let mut payload = Payload::new(size);
+    Ok(move || {
+        let measured = runtime.block_on(latency_async(budget, async || {
+            let request = payload.next();
+            check(&client.call_method(echo, request).await?, request)
+        }))?;
+        Ok(Measured::Latency(measured))
+    })
+}
+
+fn unix(echo: &RefCell<UnixEcho>, size: usize, budget: Budget) -> impl FnMut() -> Result<Measured> {
+    let mut payload = Payload::new(size);
+    move || {
+        let mut echo = echo.borrow_mut();
+        let measured = latency(budget, || echo.round_trip(payload.next()))?;
+        Ok(Measured::Latency(measured))
+    }
+}
+
+/// Where two sides sleep decides more than how, so each way is measured in both places: the
+/// scheduler, left alone, goes back and forth between them.
+const PLACES: [&str; 2] = ["two cores", "one core"];
+
+/// Calls that never spin, beside the barest ways to sleep: whoever answers is on the second CPU,
+/// whoever calls on either.
+fn asleep(
+    rounds: u32,
+    budget: Budget,
+    far: &NearSide,
+    probe: &mut Probe,
+    (first, second): (usize, usize),
+) -> Result<Vec<Series>> {
+    let settings = Settings {
+        spin: Some(0),
+        ..Settings::default()
+    };
+    let server = start_privately(&settings, Some(second))?;
+    let echo = RefCell::new(UnixEcho::start(Some(second))?);
+    let mut contest = Vec::new();
+    for (place, here) in PLACES.into_iter().zip([first, second]) {
+        let name = |way| format!("{place}: {way}");
+        let futex = move || far.placed(here, second, || far.sleeping::<Futex>(budget));
+        contest.push(Contender::other(&name(FUTEX), futex));
+        let client = BlockingClient::builder()
+            .spin(Spin::NEVER)
+            .connect_blocking(server.name())?;
+        let mut nearwire = blocking(client, ASLEEP_SIZE, budget)?;
+        let nearwire = move || run_on(here, &mut nearwire);
+        contest.push(Contender::other(&name(BLOCKING), nearwire));
+        let mut unix = unix(&echo, ASLEEP_SIZE, budget);
+        contest.push(Contender::other(&name(UNIX), move || {
+            run_on(here, &mut unix)
+        }));
+    }
+    let series = alternate(rounds, contest, probe)?;
+    server.finish()?;
+    Ok(series)
+}
+
+const FUTEX: &str = "futex";
+
+/// Bytes of a request whose two sides sleep.
+const ASLEEP_SIZE: usize = 64;
+
+fn asleep_ratios(series: &[Series]) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
+    for place in PLACES {
+        let name = |way| format!("{place}: {way}");
+        ratios.extend(ratio(series, &name(BLOCKING), &name(FUTEX)));
+        ratios.extend(ratio(series, &name(UNIX), &name(BLOCKING)));
+    }
+    ratios
+}

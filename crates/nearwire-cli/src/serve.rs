@@ -1,0 +1,256 @@
+//! `nearwire serve`: a server with the built-in services, and the settings of any server.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use nearwire::{HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::private::{self, PrivateServer};
+use crate::process::Parent;
+use crate::{arguments, services};
+
+/// The role of a server process that serves one command, see [`start_privately`].
+pub const PRIVATE_SERVER_ROLE: &str = "server";
+
+/// Serve the built-in services under a name, until Ctrl-C or SIGTERM.
+///
+/// The services: echo; hash (BLAKE3, 32 bytes); sleep (the request is a number of milliseconds);
+/// stream (a line for each number up to the request's); fail and panic (what a caller sees then). Calls in flight are finished before the server ends.
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    /// The server's name, or a path with a '/' for its socket.
+    pub name: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// How to serve.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
+pub struct Settings {
+    /// Worker threads, which share the connections [default: one per four CPUs].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// CPUs that the workers are pinned to: none, auto, or a list such as 0,2.
+    #[arg(long, value_name = "none|auto|LIST", default_value_t = Pinning::None)]
+    pub pin: Pinning,
+    /// Microseconds that an idle worker may spin before it sleeps; 0: never [default: 50].
+    #[arg(long, value_name = "MICROS")]
+    pub spin: Option<u64>,
+    /// Connections at a time.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_connections as u32,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// The largest request.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = arguments::bytes)]
+    pub max_message: usize,
+    /// Pages that the server's rings are made of, if the system has them.
+    #[arg(long, value_enum, default_value_t = Pages::Never)]
+    pub huge_pages: Pages,
+    /// Touch all pages of a ring when a client connects, so that no page fault comes later.
+    #[arg(long)]
+    pub pre_touch: bool,
+    /// The largest ring that a client gets, per direction.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = arguments::bytes)]
+    pub ring_max: usize,
+}
+
+impl Default for Settings {
+    /// What the command line has as defaults.
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            workers: None,
+            pin: Pinning::None,
+            spin: None,
+            max_connections: limits.max_connections as u32,
+            max_message: limits.max_message,
+            huge_pages: Pages::Never,
+            pre_touch: false,
+            ring_max: limits.max_ring,
+        }
+    }
+}
+
+/// Which CPUs workers are pinned to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pinning {
+    /// None.
+    None,
+    /// One after the other.
+    Auto,
+    /// These.
+    Cpus(Vec<usize>),
+}
+
+impl FromStr for Pinning {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "auto" => Ok(Self::Auto),
+            list => list
+                .split(',')
+                .map(|cpu| cpu.trim().parse().ok())
+                .collect::<Option<_>>()
+                .map(Self::Cpus)
+                .ok_or_else(|| "none, auto, or CPU numbers with commas in between".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Pinning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => formatter.write_str("none"),
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpus(cpus) => {
+                let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
+                formatter.write_str(&cpus.join(","))
+            }
+        }
+    }
+}
+
+/// Which pages to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+pub enum Pages {
+    /// Ordinary ones.
+    Never,
+    /// Transparent huge pages (Linux: `shmem_enabled` must be `advise` or `always`).
+    Transparent,
+    /// Huge pages from the reserved pool (Linux: `nr_hugepages`).
+    Reserved,
+}
+
+/// What a number of microseconds means for spinning; without one, the library's default.
+pub fn spin(micros: Option<u64>) -> Spin {
+    match micros {
+        None => Spin::default(),
+        Some(0) => Spin::NEVER,
+        Some(micros) => Spin {
+            budget: Duration::from_micros(micros),
+            adaptive: true,
+        },
+    }
+}
+
+impl Settings {
+    /// A server of these settings, without methods.
+    pub fn builder(&self) -> ServerBuilder {
+        let limits = Limits {
+            max_connections: self.max_connections as usize,
+            max_message: self.max_message,
+            max_ring: self.ring_max,
+            ..Limits::default()
+        };
+        let mut builder = Server::builder()
+            .limits(limits)
+            .memory(Memory {
+                huge_pages: match self.huge_pages {
+                    Pages::Never => HugePages::Never,
+                    Pages::Transparent => HugePages::Transparent,
+                    Pages::Reserved => HugePages::Reserved,
+                },
+                pre_touch: self.pre_touch,
+            })
+            .spin(spin(self.spin))
+            .pin(match &self.pin {
+                Pinning::None => Pin::None,
+                Pinning::Auto => Pin::Auto,
+                Pinning::Cpus(cpus) => Pin::List(cpus.clone()),
+            });
+        if let Some(workers) = self.workers {
+            builder = builder.workers(workers.into());
+        }
+        builder
+    }
+}
+
+impl Serve {
+    /// Serves until a signal comes.
+    ///
+    /// # Errors
+    /// If the name cannot be had, or the system refuses what a server needs.
+    pub fn run(&self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            // Before the name is taken, so that a signal never leaves it behind.
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut stop = async || {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            let server = services::add_all(self.settings.builder()).bind(&self.name)?;
+            eprintln!("serving {} at {}", self.name, server.path().display());
+            stop().await;
+            eprintln!("finishing the calls in flight; once more to end at once");
+            tokio::select! {
+                ended = server.serve_until(std::future::ready(())) => Ok(ended?),
+                // The name is free already, and all else goes with the process.
+                () = stop() => std::process::exit(1),
+            }
+        })
+    }
+}
+
+/// Starts a server process with the services `echo` and `hash`, on one CPU if `cpu` says so.
+///
+/// # Errors
+/// If it cannot be started, or cannot serve.
+pub fn start_privately(settings: &Settings, cpu: Option<usize>) -> Result<PrivateServer> {
+    PrivateServer::start(PRIVATE_SERVER_ROLE, settings, cpu)
+}
+
+/// The role of the server's process.
+///
+/// # Errors
+/// If it cannot serve.
+pub fn serve_privately(parent: Parent) -> Result<()> {
+    let bind = |settings: Settings, path: &str| {
+        Ok(services::add_immediate(settings.builder()).bind(path)?)
+    };
+    private::serve(&parent, bind, |server| server.shutdown(private::GRACE))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_library() {
+        assert_eq!(Line::parse_from(["serve"]).settings, Settings::default());
+    }
+
+    #[test]
+    fn pinnings_are_read_as_they_are_written() {
+        for pinning in [
+            Pinning::None,
+            Pinning::Auto,
+            Pinning::Cpus(vec![0]),
+            Pinning::Cpus(vec![2, 0]),
+        ] {
+            assert_eq!(pinning.to_string().parse(), Ok(pinning));
+        }
+        for bad in ["", "x", "0,", "-1", "1-2"] {
+            assert!(bad.parse::<Pinning>().is_err(), "{bad:?}");
+        }
+    }
+}
