@@ -93,7 +93,7 @@ impl<'a> Place<'a> {
     ) -> Poll<Small<usize>> {
         match &mut self.stage {
             Stage::Sent { key } => Poll::Ready(Ok(*key)),
-            Stage::Sending { .. } => Poll::Ready(self.go_on_sending(state)),
+            Stage::Sending { .. } => Poll::Ready(self.go_on_sending(state, cx)),
             Stage::New(request) => {
                 if state.over {
                     return Poll::Ready(Err(state.error().into()));
@@ -137,7 +137,7 @@ impl<'a> Place<'a> {
                 let payload = std::mem::take(&mut request.payload);
                 let outgoing = Box::new(Outgoing::new(&state.link.tx, header, payload));
                 self.stage = Stage::Sending { key, outgoing };
-                Poll::Ready(self.go_on_sending(state))
+                Poll::Ready(self.go_on_sending(state, cx))
             }
             Stage::Failed(error) => {
                 let over = || {
@@ -154,7 +154,7 @@ impl<'a> Place<'a> {
     }
 
     #[cold]
-    fn go_on_sending(&mut self, state: &mut State) -> Small<usize> {
+    fn go_on_sending(&mut self, state: &mut State, cx: &Context<'_>) -> Small<usize> {
         let Stage::Sending { key, outgoing } = &mut self.stage else {
             unreachable!("only called in this stage")
         };
@@ -162,6 +162,9 @@ impl<'a> Place<'a> {
         if state.send(key, outgoing)? {
             self.stage = Stage::Sent { key };
         } else {
+            // Before anybody looks for space again, this call among them: whoever finds some takes
+            // the call off the queue and wakes it, once.
+            state.watch(key, cx);
             state.queue(key, outgoing);
         }
         Ok(key)
