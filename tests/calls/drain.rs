@@ -60,7 +60,7 @@ fn what_is_in_flight_is_finished() {
 /// Whether the server said that it ends, as opposed to just being gone.
 fn is_orderly(error: &Error) -> bool {
     match error {
-        Error::Closed { reason } => {
+        Error::Closed { reason, .. } => {
             matches!(reason, CloseReason::Finished | CloseReason::PeerSays(_))
         }
         _ => false,

@@ -218,10 +218,10 @@ fn typed_calls_carry_serde_types() {
         };
         assert_eq!(status.code, Code(1001));
         assert_eq!(status.message, "nothing was ordered");
-        // Not an Order: the server says so. Not a String: the client does.
+        // Not an Order: the server says so. Too short: the client does.
         let error = client.call::<Receipt>("order", &0xffu8).await.unwrap_err();
         assert!(matches!(error, Error::Status(ref s) if s.code == Code::INVALID_ARGUMENT));
-        let error = client.call::<String>("bytes", &3u64).await.unwrap_err();
+        let error = client.call::<[u64; 9]>("bytes", &3u64).await.unwrap_err();
         assert!(matches!(error, Error::Codec { .. }), "{error}");
 
         let mut blocking =
