@@ -20,7 +20,8 @@ pub struct CallId(u64);
 ///
 /// Requests are published together when a reply is waited for, when the ring is full, or by
 /// [`flush`](Self::flush). Replies come in the order in which the server finishes, which for sync
-/// handlers is the order of submission. Dropping the pipeline gives up what is still in flight:
+/// handlers is the order of submission; but one of more than half the ring may be overtaken by
+/// smaller ones. Dropping the pipeline gives up what is still in flight:
 /// the server runs it, the replies are ignored.
 ///
 /// ```no_run

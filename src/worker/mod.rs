@@ -177,8 +177,10 @@ impl Worker {
         let mut mail = Vec::new();
         let mut sweeps = 0;
         loop {
-            let busy = self.sweep();
+            let mut busy = self.sweep();
             if self.mailbox.has_mail() {
+                // Whatever comes of it is published by a turn.
+                busy = true;
                 self.mailbox.collect(&mut mail);
                 mail.drain(..).for_each(|mail| self.take_mail(mail));
             }
