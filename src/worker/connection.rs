@@ -178,6 +178,8 @@ impl Connection {
     /// Announces that the worker will sleep until this connection has something, and says which
     /// fence must follow before the last look (see `waiter`).
     pub(super) fn announce(&mut self) -> Fences {
+        // Late answers are published by the next turn, and there will be none.
+        self.link.tx.publish();
         if self.takes_requests() {
             self.link.rx.announce();
         }

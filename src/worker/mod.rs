@@ -254,7 +254,6 @@ impl Worker {
         } else if took > TICK * 2 {
             self.sweeps_per_tick = (self.sweeps_per_tick / 2).max(1);
         }
-        self.now = now;
         self.listen(Some(Duration::ZERO));
         let connections = &mut self.connections;
         let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
@@ -322,7 +321,6 @@ impl Worker {
         }
         self.listen(timeout);
         self.mailbox.wake_up();
-        self.now = Instant::now();
     }
 
     /// Takes the kernel's events.
@@ -334,6 +332,7 @@ impl Worker {
             Event::Socket(key) => sockets.push(key),
             Event::Woken => {}
         });
+        self.now = Instant::now();
         if let Err(error) = listened {
             // Cannot happen with a valid descriptor; do not spin on it if it does.
             tracing::error!(%error, "a worker cannot sleep");
