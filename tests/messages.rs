@@ -416,9 +416,7 @@ fn a_kill_wakes_both_halves() {
     let sending = std::thread::spawn(move || {
         let message = pattern(1, 1000);
         loop {
-            if let Err(error) = sender.send(&message) {
-                return Err::<(), _>(error);
-            }
+            sender.send(&message)?;
         }
     });
     let killer = kill_soon(peer);
@@ -438,9 +436,7 @@ async fn a_kill_ends_waits_in_tokio() {
     let sending = tokio::spawn(async move {
         let message = pattern(1, 1000);
         loop {
-            if let Err(error) = sender.send(&message).await {
-                return Err::<(), _>(error);
-            }
+            sender.send(&message).await?;
         }
     });
     let (received, sent) = (receiving.await.unwrap(), sending.await.unwrap());

@@ -112,6 +112,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         max_message_out: welcome.max_message,
         max_message_in: wishes.max_message,
         max_in_flight: welcome.max_in_flight as usize,
+        #[cfg(feature = "tokio")]
         stream_credits: welcome.stream_credits,
         connection_id: welcome.connection_id,
         methods: welcome.methods,
@@ -459,6 +460,7 @@ impl Accepting {
             max_message_out: agreed.client_max_message,
             max_message_in: self.grants.max_message,
             max_in_flight: self.grants.max_in_flight,
+            #[cfg(feature = "tokio")]
             stream_credits: agreed.client_stream_credits,
             connection_id: self.connection_id,
             methods: self.grants.methods.clone(),

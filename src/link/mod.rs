@@ -50,6 +50,7 @@ pub(crate) struct Terms {
     /// Calls that may be in flight.
     pub(crate) max_in_flight: usize,
     /// Credits that the peer grants each stream in advance.
+    #[cfg(feature = "tokio")]
     pub(crate) stream_credits: u32,
     /// The server's number for the connection.
     pub(crate) connection_id: u64,

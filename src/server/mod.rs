@@ -21,7 +21,7 @@ use crate::layout;
 use crate::link::{Grants, Link, supported_features};
 use crate::listener::{Acceptor, Admission};
 use crate::name::Place;
-use crate::proto::handshake::{MAX_LABEL, RejectCode, ServerPolicy, VERSIONS};
+use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
@@ -459,8 +459,7 @@ impl ServerBuilder {
                 WorkerHandle::start(number, methods.clone(), settings)
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut label = self.label.unwrap_or_else(|| name.to_owned());
-        label.truncate(label.floor_char_boundary(MAX_LABEL));
+        let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Arc::new(Grants {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,

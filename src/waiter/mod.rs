@@ -35,7 +35,9 @@
 mod models;
 mod spin;
 
-pub(crate) use spin::{Slice, Spinner};
+#[cfg(feature = "tokio")]
+pub(crate) use spin::Slice;
+pub(crate) use spin::Spinner;
 
 #[cfg(loom)]
 use crate::sync::processors::heavy_fence;
