@@ -114,7 +114,8 @@ fn peer_process() {
                 matches!(
                     error,
                     Error::Closed {
-                        reason: CloseReason::Local
+                        reason: CloseReason::Local,
+                        ..
                     }
                 ),
                 "{error}"
@@ -169,7 +170,8 @@ fn peer_gone<T: std::fmt::Debug>(result: nearwire::Result<T>) {
     let gone = matches!(
         error,
         Error::Closed {
-            reason: CloseReason::PeerGone
+            reason: CloseReason::PeerGone,
+            ..
         }
     );
     assert!(gone, "{error}");
@@ -414,9 +416,7 @@ fn a_kill_wakes_both_halves() {
     let sending = std::thread::spawn(move || {
         let message = pattern(1, 1000);
         loop {
-            if let Err(error) = sender.send(&message) {
-                return Err::<(), _>(error);
-            }
+            sender.send(&message)?;
         }
     });
     let killer = kill_soon(peer);
@@ -436,9 +436,7 @@ async fn a_kill_ends_waits_in_tokio() {
     let sending = tokio::spawn(async move {
         let message = pattern(1, 1000);
         loop {
-            if let Err(error) = sender.send(&message).await {
-                return Err::<(), _>(error);
-            }
+            sender.send(&message).await?;
         }
     });
     let (received, sent) = (receiving.await.unwrap(), sending.await.unwrap());
@@ -483,7 +481,8 @@ fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
         matches!(
             error,
             Error::Closed {
-                reason: CloseReason::Finished
+                reason: CloseReason::Finished,
+                ..
             }
         ),
         "{error}"

@@ -53,7 +53,8 @@ pub(crate) struct Wishes {
 
 /// Connects to a server. Blocks for the wishes' timeout at most.
 pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
-    let socket = ControlSocket::connect(&place.path)?;
+    let deadline = Instant::now() + wishes.timeout;
+    let socket = ControlSocket::connect(&place.path, deadline)?;
     let peer = socket.peer().map_err(Error::io("ask who the server is"))?;
     check(&wishes.policy, peer)?;
     let hello = Hello {
@@ -77,7 +78,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let mut handshake = ClientHandshake::new(hello, limits)?;
     let mut talk = Talk {
         socket: &socket,
-        deadline: Instant::now() + wishes.timeout,
+        deadline,
     };
     talk.send(handshake.hello(), &[])?;
 
@@ -111,6 +112,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         max_message_out: welcome.max_message,
         max_message_in: wishes.max_message,
         max_in_flight: welcome.max_in_flight as usize,
+        #[cfg(feature = "tokio")]
         stream_credits: welcome.stream_credits,
         connection_id: welcome.connection_id,
         methods: welcome.methods,
@@ -208,10 +210,7 @@ impl Talk<'_> {
     fn wait(&self, for_sending: bool) -> Result<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Error::Io {
-                doing: "finish the handshake: the server does not answer",
-                source: std::io::ErrorKind::TimedOut.into(),
-            });
+            return Err(sys::no_answer());
         }
         self.socket
             .wait_ready(for_sending, left)
@@ -239,6 +238,11 @@ impl Talk<'_> {
     fn receive(&mut self, handshake: &mut ClientHandshake) -> Result<(ClientStep, Vec<OwnedFd>)> {
         let mut handles = Vec::new();
         let mut buffer = [0; 4096];
+        // A server that speaks out of turn may have sent the next message with the last one.
+        let step = handshake.receive(&[], 0)?;
+        if step != ClientStep::NeedMore {
+            return Ok((step, handles));
+        }
         loop {
             let before = handles.len();
             let received = self.socket.receive(&mut buffer, &mut handles);
@@ -268,6 +272,8 @@ pub(crate) struct Grants {
     /// The largest message that the server takes, in bytes.
     pub(crate) max_message: u64,
     pub(crate) max_in_flight: usize,
+    /// What it grants each stream in advance.
+    pub(crate) stream_credits: u32,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
     /// How long a client may take to shake hands.
@@ -281,6 +287,8 @@ pub(crate) struct Accepting {
     handshake: ServerHandshake,
     grants: Arc<Grants>,
     peer: Identity,
+    /// Whether the policy lets the client in.
+    checked: bool,
     connection_id: u64,
     /// What the socket has not taken yet, and the descriptors that go with its first byte.
     unsent: Vec<u8>,
@@ -324,6 +332,7 @@ impl Accepting {
             deadline: Instant::now() + grants.timeout,
             grants,
             peer,
+            checked: false,
             connection_id,
             unsent: Vec::new(),
             unsent_handles: Vec::new(),
@@ -383,11 +392,23 @@ impl Accepting {
 
     /// `Some(to_send)`: waiting. `None`: the client's Accept is there.
     fn step(&mut self) -> Result<Option<bool>> {
-        check(&self.grants.peers, self.peer)?;
+        if !self.checked {
+            check(&self.grants.peers, self.peer)?;
+            self.checked = true;
+        }
         let mut buffer = [0; 4096];
         loop {
             if !self.flush()? {
                 return Ok(Some(true));
+            }
+            // A client that speaks out of turn may have sent the next message with the last one.
+            match self.handshake.receive(&[], 0)? {
+                ServerStep::NeedMore => {}
+                ServerStep::Hello(agreed) => {
+                    self.offer(agreed)?;
+                    continue;
+                }
+                ServerStep::Accepted { .. } => return Ok(None),
             }
             let before = self.handles.len();
             let received = self.socket.receive(&mut buffer, &mut self.handles);
@@ -422,7 +443,7 @@ impl Accepting {
             client_segment_len: layout::segment_len(into, page) as u64,
             max_message: self.grants.max_message,
             connection_id: self.connection_id,
-            stream_credits: 0,
+            stream_credits: self.grants.stream_credits,
             label: self.grants.label.clone(),
             methods: self.grants.methods.clone(),
         };
@@ -439,6 +460,7 @@ impl Accepting {
             max_message_out: agreed.client_max_message,
             max_message_in: self.grants.max_message,
             max_in_flight: self.grants.max_in_flight,
+            #[cfg(feature = "tokio")]
             stream_credits: agreed.client_stream_credits,
             connection_id: self.connection_id,
             methods: self.grants.methods.clone(),

@@ -19,9 +19,11 @@ const MAX_BACKOFF: u32 = 6;
 const SHORTEST: Duration = Duration::from_micros(2);
 
 /// How long a spin in slices lasts before others get their turn.
+#[cfg(feature = "tokio")]
 const SLICE: Duration = Duration::from_micros(5);
 
 /// How a slice of a spin ended.
+#[cfg(feature = "tokio")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slice {
     /// Something was found.
@@ -106,6 +108,7 @@ impl Spinner {
 
     /// One slice of a spin, for a task that shares its thread with others. `spun` is the time spun
     /// so far in this wait, `None` at its start; what passes between the slices does not count.
+    #[cfg(feature = "tokio")]
     pub(crate) fn slice(
         &mut self,
         spun: &mut Option<Duration>,
@@ -209,6 +212,7 @@ mod tests {
         assert_eq!(looks, 4);
     }
 
+    #[cfg(feature = "tokio")]
     #[test]
     fn slices_come_to_an_end_and_find_what_is_there() {
         let mut spinner = Spinner::new(Spin::default());
