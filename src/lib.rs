@@ -68,7 +68,7 @@ pub use info::ConnectionInfo;
 pub use proto::status::Code;
 #[cfg(feature = "tokio")]
 pub use server::{ByteItemReceiver, ByteItemSender};
-pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
+pub use server::{CallContext, Limits, Pin, Server, ServerBuilder, WorkerInfo};
 #[cfg(all(feature = "serde", feature = "tokio"))]
 pub use server::{ItemReceiver, ItemSender};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};

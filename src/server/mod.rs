@@ -80,8 +80,19 @@ pub enum Pin {
     None,
     /// Worker `n` to the `n`-th processor that this process may run on.
     Auto,
-    /// Worker `n` to the `n`-th of these processors.
+    /// Worker `n` to the `n`-th of these processors, which this process must be allowed to run on.
     List(Vec<usize>),
+}
+
+/// One of a server's I/O threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Open connections that it owns.
+    pub connections: usize,
+    /// The processors that it was pinned to, as the system reported them afterwards. `None`: not
+    /// pinned, because nobody asked for it or the system refused.
+    pub processors: Option<Vec<usize>>,
 }
 
 /// Builds a [`Server`]; made by [`Server::builder`].
@@ -439,6 +450,14 @@ impl ServerBuilder {
             });
         }
         let cpus = crate::sys::allowed_cpus().map_err(Error::io("ask for the processors"))?;
+        if let Pin::List(list) = &self.pin
+            && list.iter().any(|cpu| !cpus.contains(cpu))
+        {
+            return Err(Error::Setting {
+                setting: "pin",
+                rule: "a list of processors that this process may run on",
+            });
+        }
         let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
         let methods = Arc::new(self.methods);
         let workers = (0..workers)
@@ -578,9 +597,18 @@ impl Server {
         self.acceptor.as_ref().expect("until the drop").path()
     }
 
-    /// Open connections of each worker.
-    pub fn connections(&self) -> Vec<usize> {
-        self.workers.iter().map(|w| w.load.load(Relaxed)).collect()
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|w| w.load.load(Relaxed)).sum()
+    }
+
+    /// The I/O threads, how the connections are spread over them, and where they run.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let info = |worker: &WorkerHandle| WorkerInfo {
+            connections: worker.load.load(Relaxed),
+            processors: worker.processors.clone(),
+        };
+        self.workers.iter().map(info).collect()
     }
 
     /// Blocks for ever: for programs that end by a signal.

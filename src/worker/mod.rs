@@ -68,6 +68,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Connections that it owns or was sent.
     pub(crate) load: Arc<AtomicUsize>,
+    /// The processors that it was pinned to, as the system reports them; `None` if it was not.
+    pub(crate) processors: Option<Vec<usize>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -88,6 +90,8 @@ impl WorkerHandle {
         let worker = Worker {
             connections: Slab::new(),
             active: Vec::new(),
+            parking: Vec::new(),
+            events: Vec::new(),
             multiplexer,
             bench: Bench {
                 methods,
@@ -107,13 +111,18 @@ impl WorkerHandle {
             sweeps_per_tick: 1,
             settings,
         };
+        let (pinned, placement) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("nearwire-{number}"))
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let _ = pinned.send(worker.pin());
+                worker.run();
+            })
             .map_err(Error::io("start a worker thread"))?;
         Ok(Self {
             mailbox,
             load,
+            processors: placement.recv().unwrap_or_default(),
             thread: Some(thread),
         })
     }
@@ -147,6 +156,10 @@ struct Worker {
     connections: Slab<Connection>,
     /// Keys of the connections that are swept; those and no others are marked `is_active`.
     active: Vec<usize>,
+    /// Kept from use to use, so that sleeping and waking allocate nothing: connections to be
+    /// parked, and what the kernel said.
+    parking: Vec<usize>,
+    events: Vec<Event>,
     multiplexer: Multiplexer,
     bench: Bench,
     mailbox: Arc<Mailbox>,
@@ -162,13 +175,22 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
-        if let Some(cpu) = self.settings.pin_to {
-            match crate::sys::pin_to(cpu) {
-                Ok(cpus) => tracing::debug!(?cpus, "worker pinned"),
-                Err(error) => tracing::warn!(cpu, %error, "worker not pinned"),
+    /// Pins this thread, if it is to be. Returns what the system reports.
+    fn pin(&self) -> Option<Vec<usize>> {
+        let cpu = self.settings.pin_to?;
+        match crate::sys::pin_to(cpu) {
+            Ok(cpus) => {
+                tracing::debug!(?cpus, "worker pinned");
+                Some(cpus)
+            }
+            Err(error) => {
+                tracing::warn!(cpu, %error, "worker not pinned");
+                None
             }
         }
+    }
+
+    fn run(mut self) {
         #[cfg(feature = "tokio")]
         let runtime = self.settings.runtime.clone();
         #[cfg(feature = "tokio")]
@@ -258,21 +280,24 @@ impl Worker {
         let connections = &mut self.connections;
         let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
         if self.active.iter().any(|&key| quiet(&connections[key])) {
-            let (parked, active) = self
-                .active
-                .drain(..)
-                .partition(|&key| quiet(&connections[key]));
-            self.active = active;
-            self.park(parked);
+            let parking = &mut self.parking;
+            self.active.retain(|&key| {
+                let quiet = quiet(&connections[key]);
+                if quiet {
+                    parking.push(key);
+                }
+                !quiet
+            });
+            self.park();
         }
     }
 
-    /// Parks connections, which the caller has taken off the active list: announces it, then looks
-    /// once more. Those that have something after all become active again. False if the
-    /// announcement may have gone unseen.
-    fn park(&mut self, keys: Vec<usize>) -> bool {
+    /// Parks the connections in `parking`, which the caller has taken off the active list:
+    /// announces it, then looks once more. Those that have something after all become active
+    /// again. False if the announcement may have gone unseen.
+    fn park(&mut self) -> bool {
         let (mut symmetric, mut asymmetric) = (false, false);
-        for &key in &keys {
+        for &key in &self.parking {
             let connection = &mut self.connections[key];
             connection.is_active = false;
             match connection.announce() {
@@ -283,7 +308,7 @@ impl Worker {
         // One fence of each kind serves all announcements.
         let reliable = (!symmetric || Fences::Symmetric.sleeper())
             & (!asymmetric || Fences::Asymmetric.sleeper());
-        for key in keys {
+        while let Some(key) = self.parking.pop() {
             if !reliable || self.connections[key].is_ready() {
                 self.activate(key);
             }
@@ -305,8 +330,8 @@ impl Worker {
     /// Parks everything and sleeps until something happens.
     #[cold]
     fn sleep(&mut self) {
-        let keys = std::mem::take(&mut self.active);
-        let reliable = self.park(keys);
+        std::mem::swap(&mut self.active, &mut self.parking);
+        let reliable = self.park();
         if reliable && !self.active.is_empty() {
             return;
         }
@@ -325,30 +350,35 @@ impl Worker {
 
     /// Takes the kernel's events.
     fn listen(&mut self, timeout: Option<Duration>) {
-        let mut rung = Vec::new();
-        let mut sockets = Vec::new();
-        let listened = self.multiplexer.sleep(timeout, |event| match event {
-            Event::Rung(key) => rung.push(key),
-            Event::Socket(key) => sockets.push(key),
-            Event::Woken => {}
-        });
+        let events = &mut self.events;
+        let listened = self.multiplexer.sleep(timeout, |event| events.push(event));
         self.now = Instant::now();
         if let Err(error) = listened {
             // Cannot happen with a valid descriptor; do not spin on it if it does.
             tracing::error!(%error, "a worker cannot sleep");
             std::thread::sleep(UNRELIABLE_SLEEP);
         }
-        rung.into_iter().for_each(|key| self.activate(key));
-        for key in sockets {
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            let shared = &connection.link().shared;
-            shared.read_control();
-            if shared.closed().is_some() {
-                let error = shared.closed_error();
-                self.remove(key, error);
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Rung(key) => self.activate(key),
+                Event::Socket(key) => self.read_control(key),
+                Event::Woken => {}
             }
+        }
+        self.events = events;
+    }
+
+    /// Something came over a connection's control socket, or its end.
+    fn read_control(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let shared = &connection.link().shared;
+        shared.read_control();
+        if shared.closed().is_some() {
+            let error = shared.closed_error();
+            self.remove(key, error);
         }
     }
 
