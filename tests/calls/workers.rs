@@ -40,7 +40,7 @@ fn workers_are_pinned_where_they_say_they_are() {
         said.contains(&format!("processors: Some([{last}])")),
         "{said}"
     );
-    assert_eq!(allowed(&server, "nearwire-0"), [last.clone()]);
+    assert_eq!(allowed(&server, "nearwire-0"), [&*last]);
     // Handlers' other threads are nobody's business.
     let everywhere = allowed(&server, "tokio-rt-worker");
     assert!(cpus.len() == 1 || everywhere.iter().all(|list| *list != last));
