@@ -32,21 +32,25 @@ use crate::waiter::{Fences, Spinner};
 use connection::Connection;
 use slab::Slab;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often a busy worker looks at the clock and at the kernel's events, about: rarely enough to
-/// cost little, often enough that who rings a busy worker does not wait long.
+/// How often a busy worker looks at the kernel's events, about: rarely enough to cost little, often
+/// enough that who rings a busy worker does not wait long.
 const TICK: Duration = Duration::from_micros(50);
 
-/// The most sweeps in a tick.
-const MAX_SWEEPS_PER_TICK: u32 = 256;
+/// Turns, or empty sweeps, between two looks at the clock.
+const TURNS_PER_CLOCK: usize = 16;
 
 /// After so long without anything a connection is parked while others are busy. Sweeping over an
 /// idle connection costs a few nanoseconds; parking one costs a fence and, when it comes back, a
 /// system call on either side.
 const QUIET: Duration = Duration::from_millis(1);
+
+/// A worker that did not come round for so long was held up by a handler that blocks (or by a
+/// system that did not let it run).
+const STALL: Duration = Duration::from_millis(10);
 
 /// Longest sleep when an announcement of it may have gone unseen.
 const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
@@ -68,6 +72,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Connections that it owns or was sent.
     pub(crate) load: Arc<AtomicUsize>,
+    /// Times that it was held up for longer than [`STALL`].
+    pub(crate) stalls: Arc<AtomicU64>,
     /// The processors that it was pinned to, as the system reports them; `None` if it was not.
     pub(crate) processors: Option<Vec<usize>>,
     thread: Option<JoinHandle<()>>,
@@ -86,6 +92,7 @@ impl WorkerHandle {
         let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
         let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
         let load = Arc::new(AtomicUsize::new(0));
+        let stalls = Arc::new(AtomicU64::new(0));
         let now = Instant::now();
         let worker = Worker {
             connections: Slab::new(),
@@ -106,9 +113,10 @@ impl WorkerHandle {
             mailbox: mailbox.clone(),
             spinner: Spinner::new(settings.spin),
             load: load.clone(),
+            stalls: stalls.clone(),
             drain_until: None,
             now,
-            sweeps_per_tick: 1,
+            rested: now,
             settings,
         };
         let (pinned, placement) = std::sync::mpsc::channel();
@@ -122,6 +130,7 @@ impl WorkerHandle {
         Ok(Self {
             mailbox,
             load,
+            stalls,
             processors: placement.recv().unwrap_or_default(),
             thread: Some(thread),
         })
@@ -165,12 +174,13 @@ struct Worker {
     mailbox: Arc<Mailbox>,
     spinner: Spinner,
     load: Arc<AtomicUsize>,
+    stalls: Arc<AtomicU64>,
     /// Set while draining: when to end at the latest.
     drain_until: Option<Instant>,
-    /// The time at the last tick.
+    /// The time when the kernel's events were looked at last.
     now: Instant,
-    /// Adapted so that a tick lasts about [`TICK`].
-    sweeps_per_tick: u32,
+    /// When the worker had nothing to do last, if it had time to look at the clock.
+    rested: Instant,
     settings: WorkerSettings,
 }
 
@@ -197,9 +207,10 @@ impl Worker {
         let _in_runtime = runtime.as_ref().map(|runtime| runtime.enter());
 
         let mut mail = Vec::new();
-        let mut sweeps = 0;
+        let mut turns = 0;
         loop {
-            let mut busy = self.sweep();
+            let busy_connections = self.sweep();
+            let mut busy = busy_connections > 0;
             if self.mailbox.has_mail() {
                 // Whatever comes of it is published by a turn.
                 busy = true;
@@ -207,11 +218,11 @@ impl Worker {
                 mail.drain(..).for_each(|mail| self.take_mail(mail));
             }
             if busy {
-                sweeps += 1;
-                if sweeps < self.sweeps_per_tick {
+                turns += busy_connections.max(1);
+                if turns < TURNS_PER_CLOCK {
                     continue;
                 }
-                sweeps = 0;
+                turns = 0;
                 self.tick();
             }
             if self.is_drained() {
@@ -230,7 +241,12 @@ impl Worker {
             let found = spinner.spin(|| {
                 mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
             });
+            if let Some((began, ended)) = self.spinner.take_times() {
+                self.look_for_stall(began);
+                self.rested = ended;
+            }
             if !found {
+                self.look_for_stall(Instant::now());
                 self.sleep();
             }
         }
@@ -244,10 +260,10 @@ impl Worker {
         }
     }
 
-    /// Gives each active connection a turn. Returns whether any had something.
+    /// Gives each active connection a turn. Returns how many had something.
     #[inline(always)]
-    fn sweep(&mut self) -> bool {
-        let mut busy = false;
+    fn sweep(&mut self) -> usize {
+        let mut busy = 0;
         let mut place = 0;
         while let Some(&key) = self.active.get(place) {
             let connection = &mut self.connections[key];
@@ -255,7 +271,7 @@ impl Worker {
                 Ok(false) => place += 1,
                 Ok(true) => {
                     connection.last_busy = self.now;
-                    busy = true;
+                    busy += 1;
                     place += 1;
                 }
                 // Takes it off the list.
@@ -265,17 +281,16 @@ impl Worker {
         busy
     }
 
-    /// Once in a while between busy sweeps: looks what the kernel has to say, and parks the
-    /// connections that have been quiet.
+    /// Now and then between busy sweeps, once per [`TICK`]: looks what the kernel has to say, and
+    /// parks the connections that have been quiet.
     #[cold]
     fn tick(&mut self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.now);
-        if took < TICK / 2 {
-            self.sweeps_per_tick = (self.sweeps_per_tick * 2).min(MAX_SWEEPS_PER_TICK);
-        } else if took > TICK * 2 {
-            self.sweeps_per_tick = (self.sweeps_per_tick / 2).max(1);
+        if took < TICK {
+            return;
         }
+        self.look_for_stall(now);
         self.listen(Some(Duration::ZERO));
         let connections = &mut self.connections;
         let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
@@ -289,6 +304,18 @@ impl Worker {
                 !quiet
             });
             self.park();
+        }
+    }
+
+    /// Counts it if the connections were kept waiting for long.
+    fn look_for_stall(&mut self, now: Instant) {
+        let busy = now.saturating_duration_since(self.now.max(self.rested));
+        if busy > STALL {
+            let stalls = self.stalls.load(Relaxed);
+            self.stalls.store(stalls + 1, Relaxed);
+            if stalls == 0 {
+                tracing::warn!(?busy, "a worker was held up: does a sync handler block?");
+            }
         }
     }
 

@@ -150,6 +150,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     for (name, field) in fields {
         *field = settings.number(name).unwrap_or(*field);
     }
+    if let Some(bytes) = settings.number("max_mapped") {
+        limits.max_mapped = bytes as u64;
+    }
     builder = builder.limits(limits);
     if settings.text("spin") == Some("never") {
         builder = builder.spin(Spin::NEVER);

@@ -61,6 +61,22 @@ fn workers_are_pinned_where_they_say_they_are() {
 }
 
 #[test]
+fn a_handler_that_blocks_shows() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[("workers", "1")]);
+    let mut client = BlockingClient::connect(&place.socket(NAME)).unwrap();
+    for _ in 0..1000 {
+        client.call_bytes("echo", b"quick").unwrap();
+    }
+    for _ in 0..3 {
+        client.call::<u64, u64>("block_ms", &30).unwrap();
+        client.call_bytes("echo", b"quick").unwrap();
+    }
+    let said = server.ask("workers");
+    assert!(!said.contains("stalls: 0"), "{said}");
+}
+
+#[test]
 fn a_processor_that_is_not_this_processs_is_refused() {
     let place = Place::new();
     let server = Server::builder().pin(Pin::List(vec![0, 100_000]));
