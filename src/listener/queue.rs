@@ -3,7 +3,7 @@
 use super::{Acceptor, Admission};
 use crate::error::{CloseReason, Error, Result};
 use crate::layout;
-use crate::link::{Grants, Link, supported_features};
+use crate::link::{Grants, Link, MappedMemory, supported_features};
 use crate::name;
 use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
@@ -155,6 +155,7 @@ impl ListenerBuilder {
             max_message: limits.max_message as u64,
             max_in_flight: 1,
             stream_credits: 0,
+            mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: Arc::new([]),
             timeout: self.handshake_timeout,

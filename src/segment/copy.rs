@@ -227,3 +227,26 @@ pub(super) fn prefetch_for_write(at: NonNull<u8>) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }
+
+/// Asks for the cache line at `at` in a state in which it can be read.
+#[inline(always)]
+pub(super) fn prefetch_for_read(at: NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads and writes nothing that the program can see, at any address.
+    unsafe {
+        std::arch::asm!(
+            "prefetcht0 [{}]", in(reg) at.as_ptr(),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl1keep, [{}]", in(reg) at.as_ptr(),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}

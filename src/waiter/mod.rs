@@ -33,10 +33,12 @@
 
 #[cfg(all(test, loom))]
 mod models;
+#[cfg(not(loom))]
 mod spin;
 
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "tokio", not(loom)))]
 pub(crate) use spin::Slice;
+#[cfg(not(loom))]
 pub(crate) use spin::Spinner;
 
 #[cfg(loom)]

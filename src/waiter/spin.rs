@@ -52,6 +52,8 @@ pub(crate) struct Spinner {
     /// Spins that found something, and that did not.
     paid: u64,
     wasted: u64,
+    /// When the last spin began and when it looked at the clock last, if it was a long one.
+    long: Option<(Instant, Instant)>,
 }
 
 impl Spinner {
@@ -63,7 +65,14 @@ impl Spinner {
             skip: 0,
             paid: 0,
             wasted: 0,
+            long: None,
         }
+    }
+
+    /// When the last spin began, and about when it ended, if it was long enough to read the clock.
+    /// Says so once.
+    pub(crate) fn take_times(&mut self) -> Option<(Instant, Instant)> {
+        self.long.take()
     }
 
     /// Looks until `ready` says so or spinning does not seem to pay. Returns whether it was ready.
@@ -99,7 +108,9 @@ impl Spinner {
                 spin_hint();
                 spin_hint();
             }
-            if start.elapsed() >= self.limit {
+            let now = Instant::now();
+            self.long = Some((start, now));
+            if now.saturating_duration_since(start) >= self.limit {
                 self.missed();
                 return false;
             }
