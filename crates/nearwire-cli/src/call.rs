@@ -107,9 +107,7 @@ impl Call {
             None => client.call_bytes(method, &request),
         };
         match reply {
-            Ok(reply) if self.json => {
-                print_json(&Outcome::of(method, &reply, start.elapsed()))
-            }
+            Ok(reply) if self.json => print_json(&Outcome::of(method, &reply, start.elapsed())),
             Ok(reply) => self.print(&reply),
             // Nothing was sent: the method answers with a stream, if it can be called from here.
             Err(Error::WrongShape { .. }) => {
@@ -179,7 +177,13 @@ impl Call {
             Some(path) if path != Path::new("-") => {
                 let file = || -> io::Result<_> {
                     let file = File::open(path)?;
-                    let length = file.metadata()?.len();
+                    let metadata = file.metadata()?;
+                    // What else there is has a length that says nothing.
+                    let length = if metadata.is_file() {
+                        metadata.len()
+                    } else {
+                        0
+                    };
                     Ok((file, length))
                 };
                 let (file, length) =
