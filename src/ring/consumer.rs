@@ -5,8 +5,10 @@ use super::{
     check_capacity, hot_bytes,
 };
 use crate::layout::{WORD, max_body, record_size};
-use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::spin_hint;
+use crate::sync::{
+    Ordering::{Acquire, Relaxed, Release},
+    spin_hint,
+};
 
 /// How many records one [`Consumer::drain`] takes at most unless told otherwise: enough to spread
 /// the cost of a round over, few enough to keep a neighbour waiting only microseconds.
@@ -19,7 +21,7 @@ const STREAM: u32 = 16;
 const PREFETCH_AHEAD: usize = 512;
 
 /// Pauses before a ring that has run dry is looked at again (docs: tuning).
-const GATHERING_PAUSES: u32 = 32;
+const GATHERING_PAUSES: u32 = if cfg!(loom) { 1 } else { 32 };
 
 /// Records that must be found behind such pauses for them to have paid: as many as come at the
 /// rate of a stream, more than come at that of calls and answers.
@@ -27,6 +29,9 @@ const GATHERED: u32 = 8;
 
 /// After so many vain pauses in a row, one in `1 << MAX_MISSES` looks at an empty ring still pauses.
 const MAX_MISSES: u32 = 10;
+
+/// Looks at an empty ring before the first pause.
+const FIRST_SKIP: u32 = 15;
 
 /// The one consumer of a ring.
 ///
@@ -99,7 +104,7 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             release_after: (hot_bytes(capacity) / 4) as u64,
             run: 0,
             gathered: false,
-            skip: 0,
+            skip: FIRST_SKIP,
             misses: 0,
         }
     }
@@ -107,7 +112,7 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
     /// Whether to pause for half a microsecond where that was seen to let records gather. It does,
     /// unless told otherwise; who has other rings to look at meanwhile does that instead.
     pub fn set_gathering(&mut self, gathering: bool) {
-        self.skip = if gathering { 0 } else { u32::MAX };
+        self.skip = if gathering { FIRST_SKIP } else { u32::MAX };
         self.misses = 0;
         self.gathered = false;
     }
