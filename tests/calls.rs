@@ -25,8 +25,13 @@ mod streams;
 mod support;
 #[path = "calls/unary.rs"]
 mod unary;
+#[path = "calls/uploads.rs"]
+mod uploads;
 #[path = "calls/waiting.rs"]
 mod waiting;
+
+#[path = "calls/workers.rs"]
+mod workers;
 
 /// Plays a role in a process that another test started.
 #[test]

@@ -114,7 +114,8 @@ fn peer_process() {
                 matches!(
                     error,
                     Error::Closed {
-                        reason: CloseReason::Local
+                        reason: CloseReason::Local,
+                        ..
                     }
                 ),
                 "{error}"
@@ -169,7 +170,8 @@ fn peer_gone<T: std::fmt::Debug>(result: nearwire::Result<T>) {
     let gone = matches!(
         error,
         Error::Closed {
-            reason: CloseReason::PeerGone
+            reason: CloseReason::PeerGone,
+            ..
         }
     );
     assert!(gone, "{error}");
@@ -411,12 +413,10 @@ fn a_kill_wakes_both_halves() {
     let place = Place::new();
     let (peer, connection) = accepted(&place, "do nothing", Spin::default());
     let (mut sender, mut receiver): (Sender, Receiver) = connection.split();
-    let sending = std::thread::spawn(move || {
+    let sending = std::thread::spawn(move || -> nearwire::Result<()> {
         let message = pattern(1, 1000);
         loop {
-            if let Err(error) = sender.send(&message) {
-                return Err::<(), _>(error);
-            }
+            sender.send(&message)?;
         }
     });
     let killer = kill_soon(peer);
@@ -435,11 +435,12 @@ async fn a_kill_ends_waits_in_tokio() {
     let receiving = tokio::spawn(async move { receiver.recv(&mut Vec::new()).await });
     let sending = tokio::spawn(async move {
         let message = pattern(1, 1000);
-        loop {
+        let error = loop {
             if let Err(error) = sender.send(&message).await {
-                return Err::<(), _>(error);
+                break error;
             }
-        }
+        };
+        Err::<(), _>(error)
     });
     let (received, sent) = (receiving.await.unwrap(), sending.await.unwrap());
     soon_after(killer.join().unwrap(), "a task's recv and another's send");
@@ -483,7 +484,8 @@ fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
         matches!(
             error,
             Error::Closed {
-                reason: CloseReason::Finished
+                reason: CloseReason::Finished,
+                ..
             }
         ),
         "{error}"

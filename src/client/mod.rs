@@ -9,16 +9,16 @@ mod pipeline;
 pub use blocking::BlockingClient;
 pub use methods::Method;
 #[cfg(feature = "tokio")]
-pub use multiplexed::{ByteItems, Call, Client};
+pub use multiplexed::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
 #[cfg(all(feature = "tokio", feature = "serde"))]
-pub use multiplexed::{Items, TypedCall};
+pub use multiplexed::{ItemSink, Items, TypedCall, Upload};
 pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::link::{Link, Wishes, connect};
 use crate::name::Place;
-use crate::proto::handshake::MAX_LABEL;
+use crate::proto::handshake::fitting_label;
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use std::time::Duration;
@@ -115,7 +115,7 @@ impl ClientBuilder {
     /// most, cut if longer.
     #[must_use]
     pub fn label(mut self, label: &str) -> Self {
-        self.label = label[..label.floor_char_boundary(MAX_LABEL)].to_owned();
+        self.label = fitting_label(label);
         self
     }
 

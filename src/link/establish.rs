@@ -8,8 +8,8 @@ use crate::error::{Error, Identity, Result, Violation};
 use crate::layout;
 use crate::name::Place;
 use crate::proto::handshake::{
-    ClientHandshake, ClientLimits, ClientStep, Hello, Method, Offer, RejectCode, ServerHandshake,
-    ServerPolicy, ServerStep, VERSIONS,
+    ClientHandshake, ClientLimits, ClientStep, HandshakeError, Hello, Method, Offer, RejectCode,
+    ServerHandshake, ServerPolicy, ServerStep, VERSIONS,
 };
 use crate::proto::mode::Mode;
 use crate::segment::{LocalSegment, open_peer};
@@ -19,6 +19,7 @@ use crate::waiter::Fences;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Feature bit: this process can take part in asymmetric fences (see `waiter`).
@@ -53,7 +54,8 @@ pub(crate) struct Wishes {
 
 /// Connects to a server. Blocks for the wishes' timeout at most.
 pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
-    let socket = ControlSocket::connect(&place.path)?;
+    let deadline = Instant::now() + wishes.timeout;
+    let socket = ControlSocket::connect(&place.path, deadline)?;
     let peer = socket.peer().map_err(Error::io("ask who the server is"))?;
     check(&wishes.policy, peer)?;
     let hello = Hello {
@@ -77,7 +79,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let mut handshake = ClientHandshake::new(hello, limits)?;
     let mut talk = Talk {
         socket: &socket,
-        deadline: Instant::now() + wishes.timeout,
+        deadline,
     };
     talk.send(handshake.hello(), &[])?;
 
@@ -111,6 +113,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         max_message_out: welcome.max_message,
         max_message_in: wishes.max_message,
         max_in_flight: welcome.max_in_flight as usize,
+        #[cfg(feature = "tokio")]
         stream_credits: welcome.stream_credits,
         connection_id: welcome.connection_id,
         methods: welcome.methods,
@@ -123,6 +126,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         peer,
         terms,
         name: Some(place.path.clone()),
+        reserved: None,
     };
     let peer_bell =
         Doorbell::from_peer(server_bell).map_err(Error::io("use the peer's doorbell"))?;
@@ -159,6 +163,7 @@ struct Parts {
     terms: Terms,
     /// See [`Shared`].
     name: Option<PathBuf>,
+    reserved: Option<Reserved>,
 }
 
 impl Parts {
@@ -180,6 +185,7 @@ impl Parts {
             peer: self.peer,
             huge_pages,
             name: self.name,
+            _reserved: self.reserved,
             closed: Default::default(),
             reader: reader.into(),
         });
@@ -208,10 +214,7 @@ impl Talk<'_> {
     fn wait(&self, for_sending: bool) -> Result<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Error::Io {
-                doing: "finish the handshake: the server does not answer",
-                source: std::io::ErrorKind::TimedOut.into(),
-            });
+            return Err(sys::no_answer());
         }
         self.socket
             .wait_ready(for_sending, left)
@@ -239,6 +242,11 @@ impl Talk<'_> {
     fn receive(&mut self, handshake: &mut ClientHandshake) -> Result<(ClientStep, Vec<OwnedFd>)> {
         let mut handles = Vec::new();
         let mut buffer = [0; 4096];
+        // A server that speaks out of turn may have sent the next message with the last one.
+        let step = handshake.receive(&[], 0)?;
+        if step != ClientStep::NeedMore {
+            return Ok((step, handles));
+        }
         loop {
             let before = handles.len();
             let received = self.socket.receive(&mut buffer, &mut handles);
@@ -259,6 +267,44 @@ impl Talk<'_> {
     }
 }
 
+/// Memory that a server's connections map, both sides' segments together, against a limit.
+#[derive(Debug)]
+pub(crate) struct MappedMemory {
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl MappedMemory {
+    pub(crate) fn new(limit: u64) -> Arc<Self> {
+        let used = AtomicU64::new(0);
+        Arc::new(Self { used, limit })
+    }
+
+    /// Books `bytes` until what is returned is dropped.
+    ///
+    /// # Errors
+    /// What is mapped already, if it would become too much.
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reserved, u64> {
+        let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        self.used.fetch_update(Relaxed, Relaxed, add)?;
+        let memory = self.clone();
+        Ok(Reserved { memory, bytes })
+    }
+}
+
+/// A connection's share of [`MappedMemory`].
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    memory: Arc<MappedMemory>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
 /// What a server grants, the same for every client.
 #[derive(Debug)]
 pub(crate) struct Grants {
@@ -268,6 +314,9 @@ pub(crate) struct Grants {
     /// The largest message that the server takes, in bytes.
     pub(crate) max_message: u64,
     pub(crate) max_in_flight: usize,
+    /// What it grants each stream in advance.
+    pub(crate) stream_credits: u32,
+    pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
     /// How long a client may take to shake hands.
@@ -281,6 +330,8 @@ pub(crate) struct Accepting {
     handshake: ServerHandshake,
     grants: Arc<Grants>,
     peer: Identity,
+    /// Whether the policy lets the client in.
+    checked: bool,
     connection_id: u64,
     /// What the socket has not taken yet, and the descriptors that go with its first byte.
     unsent: Vec<u8>,
@@ -298,6 +349,7 @@ struct Offered {
     segment: LocalSegment,
     bell: Doorbell,
     terms: Terms,
+    reserved: Reserved,
 }
 
 /// How far a client is.
@@ -324,6 +376,7 @@ impl Accepting {
             deadline: Instant::now() + grants.timeout,
             grants,
             peer,
+            checked: false,
             connection_id,
             unsent: Vec::new(),
             unsent_handles: Vec::new(),
@@ -383,11 +436,23 @@ impl Accepting {
 
     /// `Some(to_send)`: waiting. `None`: the client's Accept is there.
     fn step(&mut self) -> Result<Option<bool>> {
-        check(&self.grants.peers, self.peer)?;
+        if !self.checked {
+            check(&self.grants.peers, self.peer)?;
+            self.checked = true;
+        }
         let mut buffer = [0; 4096];
         loop {
             if !self.flush()? {
                 return Ok(Some(true));
+            }
+            // A client that speaks out of turn may have sent the next message with the last one.
+            match self.handshake.receive(&[], 0)? {
+                ServerStep::NeedMore => {}
+                ServerStep::Hello(agreed) => {
+                    self.offer(agreed)?;
+                    continue;
+                }
+                ServerStep::Accepted { .. } => return Ok(None),
             }
             let before = self.handles.len();
             let received = self.socket.receive(&mut buffer, &mut self.handles);
@@ -412,17 +477,29 @@ impl Accepting {
             agreed.ring_to_server as usize,
             agreed.ring_to_client as usize,
         );
+        let page = sys::page_size();
+        let both = layout::segment_len(out, page) + layout::segment_len(into, page);
+        let mapped = &self.grants.mapped;
+        let reserved = mapped.reserve(both as u64).map_err(|used| {
+            let text = format!(
+                "the server's connections have {used} bytes of memory mapped; its limit of {} \
+                 leaves no room for the {both} of another one: wish for smaller rings, or raise \
+                 max_mapped at the server",
+                mapped.limit
+            );
+            let reject = self.handshake.reject_with(RejectCode::Limits, text);
+            Error::Handshake(HandshakeError::Refused(reject))
+        })?;
         let (segment, handle) = LocalSegment::create(out, &self.grants.memory)
             .map_err(Error::io("create a segment of shared memory"))?;
         let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
-        let page = sys::page_size();
         let offer = Offer {
             max_in_flight: self.grants.max_in_flight as u32,
             server_segment_len: layout::segment_len(out, page) as u64,
             client_segment_len: layout::segment_len(into, page) as u64,
             max_message: self.grants.max_message,
             connection_id: self.connection_id,
-            stream_credits: 0,
+            stream_credits: self.grants.stream_credits,
             label: self.grants.label.clone(),
             methods: self.grants.methods.clone(),
         };
@@ -439,6 +516,7 @@ impl Accepting {
             max_message_out: agreed.client_max_message,
             max_message_in: self.grants.max_message,
             max_in_flight: self.grants.max_in_flight,
+            #[cfg(feature = "tokio")]
             stream_credits: agreed.client_stream_credits,
             connection_id: self.connection_id,
             methods: self.grants.methods.clone(),
@@ -448,6 +526,7 @@ impl Accepting {
             segment,
             bell,
             terms,
+            reserved,
         });
         Ok(())
     }
@@ -503,6 +582,7 @@ impl Accepting {
                     segment,
                     bell,
                     terms,
+                    reserved,
                 },
             bell: peer_bell,
             words,
@@ -515,6 +595,7 @@ impl Accepting {
             peer: self.peer,
             terms,
             name: None,
+            reserved: Some(reserved),
         };
         parts.into_link(peer_bell, words, data, self.handshake.into_reader())
     }

@@ -9,6 +9,7 @@
 mod async_wait;
 mod establish;
 mod incoming;
+mod outbox;
 mod outgoing;
 mod rx;
 mod tx;
@@ -16,8 +17,13 @@ mod wait;
 
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
-pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
+pub(crate) use establish::{
+    Accepting, Grants, MappedMemory, Progress, Wishes, connect, supported_features,
+};
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
+pub(crate) use outbox::Outbox;
+#[cfg(feature = "tokio")]
+pub(crate) use outbox::Withdrawn;
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
 pub(crate) use rx::{Record, Rx};
 pub(crate) use tx::Tx;
@@ -46,6 +52,7 @@ pub(crate) struct Terms {
     /// Calls that may be in flight.
     pub(crate) max_in_flight: usize,
     /// Credits that the peer grants each stream in advance.
+    #[cfg(feature = "tokio")]
     pub(crate) stream_credits: u32,
     /// The server's number for the connection.
     pub(crate) connection_id: u64,
@@ -79,6 +86,8 @@ pub(crate) struct Shared {
     /// The server's name, on the client's side: a server that is killed leaves it behind, and its
     /// clients remove it.
     name: Option<PathBuf>,
+    /// A server's: what the connection has of the memory that all may map.
+    _reserved: Option<establish::Reserved>,
     /// Set once, when the connection is over.
     closed: OnceLock<CloseReason>,
     /// Cuts what the control socket still brings into messages.
@@ -95,24 +104,25 @@ impl Shared {
     pub(crate) fn closed_error(&self) -> Error {
         match self.closed() {
             Some(CloseReason::Violation(violation)) => Error::Protocol(violation.clone()),
-            Some(reason) => Error::Closed {
-                reason: reason.clone(),
-            },
-            None => Error::Closed {
-                reason: CloseReason::Local,
-            },
+            Some(reason) => Error::closed(reason.clone()),
+            None => Error::closed(CloseReason::Local),
         }
     }
 
     /// Ends the connection from this side; the first reason stays. The peer is told why, if the
     /// socket takes it at once, and sees the end of file.
     pub(crate) fn close(&self, reason: CloseReason) {
+        let code = match reason {
+            CloseReason::Violation(_) => CloseCode::Violation,
+            _ => CloseCode::Finished,
+        };
+        self.close_as(code, reason);
+    }
+
+    /// As [`close`](Self::close), with a code for the peer.
+    pub(crate) fn close_as(&self, code: CloseCode, reason: CloseReason) {
         let text = reason.to_string();
         if self.closed.set(reason).is_ok() {
-            let code = match self.closed() {
-                Some(CloseReason::Violation(_)) => CloseCode::Violation,
-                _ => CloseCode::Finished,
-            };
             let message = Close { code, text }.encode();
             let _ = self.control.send(&message, &[]);
             self.control.shut_down();

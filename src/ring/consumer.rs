@@ -388,7 +388,7 @@ impl<S: Source> Record<'_, S> {
     /// If `at` is not a multiple of eight.
     #[inline(always)]
     pub fn read_u64(&self, at: usize) -> Option<u64> {
-        assert!(at % WORD == 0, "unaligned word");
+        assert!(at.is_multiple_of(WORD), "unaligned word");
         if self.len < WORD || at > self.len - WORD {
             return None;
         }

@@ -354,7 +354,7 @@ impl<S: Sink, P: Cursors> Reservation<'_, S, P> {
     #[inline(always)]
     pub fn write_u64(&mut self, at: usize, value: u64) {
         assert!(
-            at % WORD == 0 && self.len >= WORD && at <= self.len - WORD,
+            at.is_multiple_of(WORD) && self.len >= WORD && at <= self.len - WORD,
             "word beyond the reservation"
         );
         self.producer

@@ -1,9 +1,15 @@
 //! A server: methods under a name.
 
+#[cfg(feature = "tokio")]
+pub(crate) mod inlet;
 pub(crate) mod methods;
 #[cfg(feature = "tokio")]
 pub(crate) mod outlet;
 
+#[cfg(feature = "tokio")]
+pub use inlet::ByteItemReceiver;
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use inlet::ItemReceiver;
 pub use methods::CallContext;
 #[cfg(feature = "tokio")]
 pub use outlet::ByteItemSender;
@@ -12,10 +18,10 @@ pub use outlet::ItemSender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
-use crate::link::{Grants, Link, supported_features};
+use crate::link::{Grants, Link, MappedMemory, supported_features};
 use crate::listener::{Acceptor, Admission};
 use crate::name::Place;
-use crate::proto::handshake::{MAX_LABEL, RejectCode, ServerPolicy, VERSIONS};
+use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
@@ -24,6 +30,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+#[cfg(feature = "tokio")]
+use {
+    crate::proto::handshake::CallShape,
+    methods::{HandlerFuture, Streams},
+};
+
+#[cfg(feature = "tokio")]
+use inlet::STREAM_CREDITS;
+/// Without async handlers there are no streams.
+#[cfg(not(feature = "tokio"))]
+const STREAM_CREDITS: u32 = 0;
 
 /// How much a server takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +52,10 @@ pub struct Limits {
     pub max_message: usize,
     /// Calls of one connection that may be in flight. A client waits, or reports it, at the limit.
     pub max_in_flight: usize,
+    /// Memory that all connections together may map, in bytes: both rings of each and their words.
+    /// What is mapped is resident only as far as it was used. A client beyond it is refused with
+    /// this reason.
+    pub max_mapped: u64,
     /// The smallest ring that a client gets, per direction, in bytes.
     pub min_ring: usize,
     /// The largest ring that a client gets, per direction, in bytes.
@@ -42,12 +63,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 10,000 connections, 64 MiB per message, 1024 calls in flight, rings of 4 KiB to 4 MiB.
+    /// 10,000 connections, 64 MiB per message, 1024 calls in flight, 8 GiB mapped, rings of 4 KiB
+    /// to 4 MiB.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
             max_message: 64 << 20,
             max_in_flight: 1024,
+            max_mapped: 8 << 30,
             min_ring: layout::MIN_CAPACITY,
             max_ring: 4 << 20,
         }
@@ -63,8 +86,22 @@ pub enum Pin {
     None,
     /// Worker `n` to the `n`-th processor that this process may run on.
     Auto,
-    /// Worker `n` to the `n`-th of these processors.
+    /// Worker `n` to the `n`-th of these processors, which this process must be allowed to run on.
     List(Vec<usize>),
+}
+
+/// One of a server's I/O threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Open connections that it owns.
+    pub connections: usize,
+    /// How often it was held up for more than 10 ms, which is what a sync handler that blocks, or
+    /// the first poll of an async one that does, looks like to all its other connections.
+    pub stalls: u64,
+    /// The processors that it was pinned to, as the system reported them afterwards. `None`: not
+    /// pinned, because nobody asked for it or the system refused.
+    pub processors: Option<Vec<usize>>,
 }
 
 /// Builds a [`Server`]; made by [`Server::builder`].
@@ -145,13 +182,25 @@ impl ServerBuilder {
     /// [`method_async`](Self::method_async).
     #[cfg(feature = "tokio")]
     #[must_use]
-    pub fn method_async_with<F, R>(mut self, name: &str, handler: F) -> Self
+    pub fn method_async_with<F, R>(self, name: &str, handler: F) -> Self
     where
         F: Fn(CallContext, Vec<u8>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
     {
-        let start = move |context, request| Box::pin(handler(context, request)) as methods::Running;
-        self.methods.add(name, Handler::Async(Box::new(start)));
+        self.add_async(name, CallShape::Unary, move |context, request, _| {
+            Box::pin(handler(context, request))
+        })
+    }
+
+    #[cfg(feature = "tokio")]
+    fn add_async(
+        mut self,
+        name: &str,
+        shape: CallShape,
+        start: impl Fn(CallContext, Vec<u8>, Streams) -> HandlerFuture + Send + Sync + 'static,
+    ) -> Self {
+        let start = Box::new(start);
+        self.methods.add(name, Handler::Async { shape, start });
         self
     }
 
@@ -192,21 +241,109 @@ impl ServerBuilder {
             }
         })
     }
+
     /// Adds an async method that answers with a stream of byte strings, ended by what the handler
     /// returns. When the caller goes away, or drops the stream, the future is dropped.
     #[cfg(feature = "tokio")]
     #[must_use]
-    pub fn streaming_bytes<F, R>(mut self, name: &str, handler: F) -> Self
+    pub fn streaming_bytes<F, R>(self, name: &str, handler: F) -> Self
     where
         F: Fn(Vec<u8>, ByteItemSender) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Status>> + Send + 'static,
     {
-        let start = move |_, request, items| {
-            let call = handler(request, items);
-            Box::pin(async move { call.await.map(|()| Vec::new()) }) as methods::Running
-        };
-        self.methods.add(name, Handler::Stream(Box::new(start)));
-        self
+        self.add_async(
+            name,
+            CallShape::ServerStream,
+            move |_, request, mut streams| {
+                let sender = streams.sender.take().expect("the shape has one");
+                let call = handler(request, sender);
+                Box::pin(async move { call.await.map(|()| Vec::new()) })
+            },
+        )
+    }
+
+    /// Adds an async method that the caller sends a stream of byte strings to, besides the request,
+    /// and that answers with one reply. It may answer before the stream has ended.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn client_streaming_bytes<F, R>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Vec<u8>, ByteItemReceiver) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
+    {
+        self.add_async(
+            name,
+            CallShape::ClientStream,
+            move |_, request, mut streams| {
+                let receiver = streams.receiver.take().expect("the shape has one");
+                Box::pin(handler(request, receiver))
+            },
+        )
+    }
+
+    /// Adds an async method with a stream of byte strings in either direction, ended by what the
+    /// handler returns.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn bidirectional_bytes<F, R>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Vec<u8>, ByteItemReceiver, ByteItemSender) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        self.add_async(
+            name,
+            CallShape::Bidirectional,
+            move |_, request, mut streams| {
+                let receiver = streams.receiver.take().expect("the shape has one");
+                let sender = streams.sender.take().expect("the shape has one");
+                let call = handler(request, receiver, sender);
+                Box::pin(async move { call.await.map(|()| Vec::new()) })
+            },
+        )
+    }
+
+    /// Adds an async method that the caller sends a stream of serde types to. Otherwise as
+    /// [`client_streaming_bytes`](Self::client_streaming_bytes) and [`typed`](Self::typed).
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    #[must_use]
+    pub fn client_streaming<Q, T, A, F, R>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        T: serde::de::DeserializeOwned,
+        A: serde::Serialize,
+        F: Fn(Q, ItemReceiver<T>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<A, Status>> + Send + 'static,
+    {
+        self.client_streaming_bytes(name, move |request, items| {
+            let started = crate::typed::request(&request)
+                .map(|query| handler(query, ItemReceiver::new(items)));
+            async move {
+                let mut reply = Vec::new();
+                crate::typed::append_reply(&started?.await?, &mut reply)?;
+                Ok(reply)
+            }
+        })
+    }
+
+    /// Adds an async method with a stream of serde types in either direction. Otherwise as
+    /// [`bidirectional_bytes`](Self::bidirectional_bytes) and [`typed`](Self::typed).
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    #[must_use]
+    pub fn bidirectional<Q, T, A, F, R>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        T: serde::de::DeserializeOwned,
+        A: serde::Serialize,
+        F: Fn(Q, ItemReceiver<T>, ItemSender<A>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        self.bidirectional_bytes(name, move |request, incoming, outgoing| {
+            let started = crate::typed::request(&request).map(|query| {
+                let outgoing = ItemSender::new(outgoing);
+                handler(query, ItemReceiver::new(incoming), outgoing)
+            });
+            async move { started?.await }
+        })
     }
 
     /// Adds an async method that answers with a stream of serde types. Otherwise as
@@ -322,6 +459,14 @@ impl ServerBuilder {
             });
         }
         let cpus = crate::sys::allowed_cpus().map_err(Error::io("ask for the processors"))?;
+        if let Pin::List(list) = &self.pin
+            && list.iter().any(|cpu| !cpus.contains(cpu))
+        {
+            return Err(Error::Setting {
+                setting: "pin",
+                rule: "a list of processors that this process may run on",
+            });
+        }
         let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
         let methods = Arc::new(self.methods);
         let workers = (0..workers)
@@ -342,8 +487,7 @@ impl ServerBuilder {
                 WorkerHandle::start(number, methods.clone(), settings)
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut label = self.label.unwrap_or_else(|| name.to_owned());
-        label.truncate(label.floor_char_boundary(MAX_LABEL));
+        let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Arc::new(Grants {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
@@ -358,6 +502,8 @@ impl ServerBuilder {
             memory: self.memory,
             max_message: limits.max_message as u64,
             max_in_flight: limits.max_in_flight,
+            stream_credits: STREAM_CREDITS,
+            mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: methods.table(),
             timeout: self.handshake_timeout,
@@ -461,9 +607,19 @@ impl Server {
         self.acceptor.as_ref().expect("until the drop").path()
     }
 
-    /// Open connections of each worker.
-    pub fn connections(&self) -> Vec<usize> {
-        self.workers.iter().map(|w| w.load.load(Relaxed)).collect()
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|w| w.load.load(Relaxed)).sum()
+    }
+
+    /// The I/O threads, how the connections are spread over them, and where they run.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let info = |worker: &WorkerHandle| WorkerInfo {
+            connections: worker.load.load(Relaxed),
+            stalls: worker.stalls.load(Relaxed),
+            processors: worker.processors.clone(),
+        };
+        self.workers.iter().map(info).collect()
     }
 
     /// Blocks for ever: for programs that end by a signal.

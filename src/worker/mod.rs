@@ -13,28 +13,47 @@
 //!      +--- quiet for a while -+
 //! ```
 
+#[cfg(feature = "tokio")]
+mod calls;
 mod connection;
 mod mailbox;
 
 #[cfg(feature = "tokio")]
-pub(crate) use mailbox::Item;
-pub(crate) use mailbox::{Answer, Mail, Mailbox};
+pub(crate) use mailbox::{Address, CallEvent};
+pub(crate) use mailbox::{Mail, Mailbox};
 
 use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::Link;
+use crate::proto::handshake::CloseCode;
 use crate::server::methods::Methods;
 use crate::settings::Spin;
 use crate::sys::{Event, Multiplexer};
-use crate::waiter::Spinner;
-use connection::{Bench, Connection};
+use crate::waiter::{Fences, Spinner};
+use connection::Connection;
 use slab::Slab;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Sweeps between two looks at the clock and the kernel's events while connections are busy.
-const SWEEPS_PER_TICK: u32 = 64;
+/// How often a busy worker looks at the kernel's events, about: rarely enough to cost little, often
+/// enough that who rings a busy worker does not wait long.
+const TICK: Duration = Duration::from_micros(50);
+
+/// Turns, or empty sweeps, between two looks at the clock.
+const TURNS_PER_CLOCK: usize = 16;
+
+/// After so long without anything a connection is parked while others are busy. Sweeping over an
+/// idle connection costs a few nanoseconds; parking one costs a fence and, when it comes back, a
+/// system call on either side.
+const QUIET: Duration = Duration::from_millis(1);
+
+/// How many connections ahead of the one that has its turn lines are fetched (docs: tuning).
+const PREFETCH_AHEAD: usize = 2;
+
+/// A worker that did not come round for so long was held up by a handler that blocks (or by a
+/// system that did not let it run).
+const STALL: Duration = Duration::from_millis(10);
 
 /// Longest sleep when an announcement of it may have gone unseen.
 const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
@@ -56,6 +75,10 @@ pub(crate) struct WorkerHandle {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Connections that it owns or was sent.
     pub(crate) load: Arc<AtomicUsize>,
+    /// Times that it was held up for longer than [`STALL`].
+    pub(crate) stalls: Arc<AtomicU64>,
+    /// The processors that it was pinned to, as the system reports them; `None` if it was not.
+    pub(crate) processors: Option<Vec<usize>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,31 +95,46 @@ impl WorkerHandle {
         let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
         let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
         let load = Arc::new(AtomicUsize::new(0));
+        let stalls = Arc::new(AtomicU64::new(0));
+        let now = Instant::now();
         let worker = Worker {
             connections: Slab::new(),
             active: Vec::new(),
+            parking: Vec::new(),
+            events: Vec::new(),
             multiplexer,
             bench: Bench {
                 methods,
+                draining: false,
+                #[cfg(feature = "tokio")]
                 mailbox: mailbox.clone(),
                 request: Vec::new(),
                 reply: Vec::new(),
                 #[cfg(feature = "tokio")]
                 runtime: settings.runtime.clone(),
             },
+            mailbox: mailbox.clone(),
             spinner: Spinner::new(settings.spin),
             load: load.clone(),
+            stalls: stalls.clone(),
             drain_until: None,
-            tick: 0,
+            now,
+            rested: now,
             settings,
         };
+        let (pinned, placement) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("nearwire-{number}"))
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let _ = pinned.send(worker.pin());
+                worker.run();
+            })
             .map_err(Error::io("start a worker thread"))?;
         Ok(Self {
             mailbox,
             load,
+            stalls,
+            processors: placement.recv().unwrap_or_default(),
             thread: Some(thread),
         })
     }
@@ -111,124 +149,200 @@ impl WorkerHandle {
     }
 }
 
+/// What serving a connection needs of the worker.
+struct Bench {
+    /// Empty while draining, so that no request finds its handler.
+    methods: Arc<Methods>,
+    draining: bool,
+    #[cfg(feature = "tokio")]
+    mailbox: Arc<Mailbox>,
+    /// Where requests are copied to.
+    request: Vec<u8>,
+    /// Where sync handlers write replies to.
+    reply: Vec<u8>,
+    #[cfg(feature = "tokio")]
+    runtime: Option<tokio::runtime::Handle>,
+}
+
 struct Worker {
     connections: Slab<Connection>,
-    /// Keys of the connections that are swept.
+    /// Keys of the connections that are swept; those and no others are marked `is_active`.
     active: Vec<usize>,
+    /// Kept from use to use, so that sleeping and waking allocate nothing: connections to be
+    /// parked, and what the kernel said.
+    parking: Vec<usize>,
+    events: Vec<Event>,
     multiplexer: Multiplexer,
     bench: Bench,
+    mailbox: Arc<Mailbox>,
     spinner: Spinner,
     load: Arc<AtomicUsize>,
+    stalls: Arc<AtomicU64>,
     /// Set while draining: when to end at the latest.
     drain_until: Option<Instant>,
-    /// Counts looks at the clock, to tell which connections have been quiet.
-    tick: u64,
+    /// The time when the kernel's events were looked at last.
+    now: Instant,
+    /// When the worker had nothing to do last, if it had time to look at the clock.
+    rested: Instant,
     settings: WorkerSettings,
 }
 
 impl Worker {
-    fn run(mut self) {
-        if let Some(cpu) = self.settings.pin_to {
-            match crate::sys::pin_to(cpu) {
-                Ok(cpus) => tracing::debug!(?cpus, "worker pinned"),
-                Err(error) => tracing::warn!(cpu, %error, "worker not pinned"),
+    /// Pins this thread, if it is to be. Returns what the system reports.
+    fn pin(&self) -> Option<Vec<usize>> {
+        let cpu = self.settings.pin_to?;
+        match crate::sys::pin_to(cpu) {
+            Ok(cpus) => {
+                tracing::debug!(?cpus, "worker pinned");
+                Some(cpus)
+            }
+            Err(error) => {
+                tracing::warn!(cpu, %error, "worker not pinned");
+                None
             }
         }
+    }
+
+    fn run(mut self) {
         #[cfg(feature = "tokio")]
         let runtime = self.settings.runtime.clone();
         #[cfg(feature = "tokio")]
         let _in_runtime = runtime.as_ref().map(|runtime| runtime.enter());
 
         let mut mail = Vec::new();
-        let mut sweeps = 0;
+        let mut turns = 0;
         loop {
-            let busy = self.sweep();
-            if self.bench.mailbox.has_mail() {
-                self.bench.mailbox.collect(&mut mail);
+            let busy_connections = self.sweep();
+            let mut busy = busy_connections > 0;
+            if self.mailbox.has_mail() {
+                // Whatever comes of it is published by a turn.
+                busy = true;
+                self.mailbox.collect(&mut mail);
                 mail.drain(..).for_each(|mail| self.take_mail(mail));
             }
             if busy {
-                sweeps += 1;
-                if sweeps >= SWEEPS_PER_TICK {
-                    sweeps = 0;
-                    self.tick();
+                turns += busy_connections.max(1);
+                if turns < TURNS_PER_CLOCK {
+                    continue;
                 }
-                continue;
+                turns = 0;
+                self.tick();
             }
             if self.is_drained() {
                 break;
             }
+            if busy {
+                continue;
+            }
             let Self {
                 active,
                 connections,
-                bench,
+                mailbox,
                 spinner,
                 ..
             } = &mut self;
             let found = spinner.spin(|| {
-                bench.mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
+                mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
             });
+            if let Some((began, ended)) = self.spinner.take_times() {
+                self.look_for_stall(began);
+                self.rested = ended;
+            }
             if !found {
+                self.look_for_stall(Instant::now());
                 self.sleep();
             }
         }
         for (_, connection) in std::mem::take(&mut self.connections) {
             self.load.fetch_sub(1, Relaxed);
-            connection.close(CloseReason::Local);
+            let code = match connection.in_flight() {
+                0 => CloseCode::Drained,
+                _ => CloseCode::Shutdown,
+            };
+            connection.close(code, CloseReason::Local);
         }
     }
 
-    /// Gives each active connection a turn. Returns whether any had something.
+    /// Gives each active connection a turn. Returns how many had something.
     #[inline(always)]
-    fn sweep(&mut self) -> bool {
-        let mut busy = false;
+    fn sweep(&mut self) -> usize {
+        let mut busy = 0;
         let mut place = 0;
         while let Some(&key) = self.active.get(place) {
+            if let Some(&later) = self.active.get(place + PREFETCH_AHEAD) {
+                self.connections[later].prefetch();
+            }
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
                 Ok(false) => place += 1,
                 Ok(true) => {
-                    connection.last_busy = self.tick;
-                    busy = true;
+                    connection.last_busy = self.now;
+                    busy += 1;
                     place += 1;
                 }
-                Err(error) => {
-                    self.active.swap_remove(place);
-                    self.remove(key, *error);
-                }
+                // Takes it off the list.
+                Err(error) => self.remove(key, *error),
             }
         }
         busy
     }
 
-    /// Once in a while between busy sweeps: looks what the kernel has to say, and parks the
-    /// connections that were quiet for a whole tick.
+    /// Now and then between busy sweeps, once per [`TICK`]: looks what the kernel has to say, and
+    /// parks the connections that have been quiet.
     #[cold]
     fn tick(&mut self) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.now);
+        if took < TICK {
+            return;
+        }
+        self.look_for_stall(now);
         self.listen(Some(Duration::ZERO));
-        let tick = self.tick;
-        let quiet = |c: &Connection| c.last_busy + 1 < tick;
-        let (connections, mut parked) = (&mut self.connections, Vec::new());
-        self.active.retain(|&key| {
-            let park = quiet(&connections[key]);
-            if park {
-                parked.push(key);
-            }
-            !park
-        });
-        self.park(parked);
-        self.tick += 1;
+        let connections = &mut self.connections;
+        let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
+        if self.active.iter().any(|&key| quiet(&connections[key])) {
+            let parking = &mut self.parking;
+            self.active.retain(|&key| {
+                let quiet = quiet(&connections[key]);
+                if quiet {
+                    parking.push(key);
+                }
+                !quiet
+            });
+            self.park();
+        }
     }
 
-    /// Parks connections: announces it, then looks once more. Those that have something after all
-    /// become active again. False if the announcement may have gone unseen.
-    fn park(&mut self, keys: Vec<usize>) -> bool {
-        let mut reliable = true;
-        for &key in &keys {
-            reliable &= self.connections[key].arm();
+    /// Counts it if the connections were kept waiting for long.
+    fn look_for_stall(&mut self, now: Instant) {
+        let busy = now.saturating_duration_since(self.now.max(self.rested));
+        if busy > STALL {
+            let stalls = self.stalls.load(Relaxed);
+            self.stalls.store(stalls + 1, Relaxed);
+            if stalls == 0 {
+                tracing::warn!(?busy, "a worker was held up: does a sync handler block?");
+            }
         }
-        for key in keys {
-            if self.connections[key].is_ready() || !reliable {
+    }
+
+    /// Parks the connections in `parking`, which the caller has taken off the active list:
+    /// announces it, then looks once more. Those that have something after all become active
+    /// again. False if the announcement may have gone unseen.
+    fn park(&mut self) -> bool {
+        let (mut symmetric, mut asymmetric) = (false, false);
+        for &key in &self.parking {
+            let connection = &mut self.connections[key];
+            connection.is_active = false;
+            match connection.announce() {
+                Fences::Symmetric => symmetric = true,
+                Fences::Asymmetric => asymmetric = true,
+            }
+        }
+        // One fence of each kind serves all announcements.
+        let reliable = (!symmetric || Fences::Symmetric.sleeper())
+            & (!asymmetric || Fences::Asymmetric.sleeper());
+        while let Some(key) = self.parking.pop() {
+            if !reliable || self.connections[key].is_ready() {
                 self.activate(key);
             }
         }
@@ -236,24 +350,25 @@ impl Worker {
     }
 
     fn activate(&mut self, key: usize) {
-        if let Some(connection) = self.connections.get_mut(key) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.is_active
+        {
             connection.disarm();
-            connection.last_busy = self.tick;
-            if !self.active.contains(&key) {
-                self.active.push(key);
-            }
+            connection.last_busy = self.now;
+            connection.is_active = true;
+            self.active.push(key);
         }
     }
 
     /// Parks everything and sleeps until something happens.
     #[cold]
     fn sleep(&mut self) {
-        let keys = std::mem::take(&mut self.active);
-        let reliable = self.park(keys);
+        std::mem::swap(&mut self.active, &mut self.parking);
+        let reliable = self.park();
         if reliable && !self.active.is_empty() {
             return;
         }
-        if !self.bench.mailbox.fall_asleep() {
+        if !self.mailbox.fall_asleep() {
             return;
         }
         let mut timeout = self
@@ -263,35 +378,40 @@ impl Worker {
             timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
         }
         self.listen(timeout);
-        self.bench.mailbox.wake_up();
+        self.mailbox.wake_up();
     }
 
     /// Takes the kernel's events.
     fn listen(&mut self, timeout: Option<Duration>) {
-        let mut rung = Vec::new();
-        let mut sockets = Vec::new();
-        let listened = self.multiplexer.sleep(timeout, |event| match event {
-            Event::Rung(key) => rung.push(key),
-            Event::Socket(key) => sockets.push(key),
-            Event::Woken => {}
-        });
+        let events = &mut self.events;
+        let listened = self.multiplexer.sleep(timeout, |event| events.push(event));
+        self.now = Instant::now();
         if let Err(error) = listened {
             // Cannot happen with a valid descriptor; do not spin on it if it does.
             tracing::error!(%error, "a worker cannot sleep");
             std::thread::sleep(UNRELIABLE_SLEEP);
         }
-        rung.into_iter().for_each(|key| self.activate(key));
-        for key in sockets {
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            let shared = &connection.link().shared;
-            shared.read_control();
-            if shared.closed().is_some() {
-                let error = shared.closed_error();
-                self.active.retain(|&other| other != key);
-                self.remove(key, error);
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Rung(key) => self.activate(key),
+                Event::Socket(key) => self.read_control(key),
+                Event::Woken => {}
             }
+        }
+        self.events = events;
+    }
+
+    /// Something came over a connection's control socket, or its end.
+    fn read_control(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let shared = &connection.link().shared;
+        shared.read_control();
+        if shared.closed().is_some() {
+            let error = shared.closed_error();
+            self.remove(key, error);
         }
     }
 
@@ -299,40 +419,48 @@ impl Worker {
         match mail {
             Mail::Connection(link) => self.adopt(*link),
             #[cfg(feature = "tokio")]
-            Mail::Answer(answer) => {
-                let (key, id) = (answer.key, answer.connection);
-                self.with_connection(key, id, |connection| connection.answer_late(answer));
+            Mail::Call {
+                key,
+                connection: id,
+                request,
+                event,
+            } => {
+                let Self {
+                    connections, bench, ..
+                } = self;
+                // Keys are used again.
+                let connection = connections.get_mut(key).filter(|c| c.id() == id);
+                let Some(connection) = connection else {
+                    return;
+                };
+                let taken = match event {
+                    CallEvent::Ended(result) => connection.answer_late(bench, request, result),
+                    CallEvent::Item(item) => connection.send_item(request, item),
+                    CallEvent::Credits(credits) => connection.send_credits(request, credits),
+                };
+                self.follow_up(key, taken);
             }
-            #[cfg(feature = "tokio")]
-            Mail::Item(item) => {
-                let (key, id) = (item.key, item.connection);
-                self.with_connection(key, id, |connection| connection.send_item(item));
-            }
-            #[cfg(not(feature = "tokio"))]
-            Mail::Answer(_) => {}
-            Mail::Drain(until) => self.drain_until = Some(until),
+            Mail::Drain(until) => self.drain(until),
         }
     }
-    /// Does something with a connection, if it is still there, and has it swept again.
-    #[cfg(feature = "tokio")]
-    fn with_connection(
-        &mut self,
-        key: usize,
-        id: u64,
-        work: impl FnOnce(&mut Connection) -> Small<()>,
-    ) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.id() != id {
-            return;
+
+    /// Takes no more requests; calls in flight go on.
+    fn drain(&mut self, until: Instant) {
+        self.drain_until = Some(until);
+        self.bench.draining = true;
+        self.bench.methods = Arc::default();
+        let keys: Vec<_> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let told = self.connections[key].go_away();
+            self.follow_up(key, told);
         }
-        match work(connection) {
+    }
+
+    /// After something was done to a connection outside of its turn: it gets one, or is closed.
+    fn follow_up(&mut self, key: usize, done: Small<()>) {
+        match done {
             Ok(()) => self.activate(key),
-            Err(error) => {
-                self.active.retain(|&other| other != key);
-                self.remove(key, *error);
-            }
+            Err(error) => self.remove(key, *error),
         }
     }
 
@@ -356,32 +484,40 @@ impl Worker {
             settings.max_message,
             settings.max_in_flight,
         ));
-        self.activate(key);
+        if self.bench.draining {
+            let told = self.connections[key].go_away();
+            self.follow_up(key, told);
+        } else {
+            self.activate(key);
+        }
     }
 
-    /// Takes a connection out, active or not. The caller has taken it off the active list.
+    /// Takes a connection out, active or not, and closes it.
     fn remove(&mut self, key: usize, error: Error) {
         let connection = self.connections.remove(key);
+        if connection.is_active {
+            self.active.retain(|&other| other != key);
+        }
         self.load.fetch_sub(1, Relaxed);
         let shared = &connection.link().shared;
         self.multiplexer.remove(shared.bell());
         self.multiplexer.remove(shared.control());
         let peer = shared.peer;
-        let reason = match error {
-            Error::Closed { reason } => {
+        let (code, reason) = match error {
+            Error::Closed { reason, .. } => {
                 tracing::debug!(peer.pid, %reason, "connection closed");
-                reason
+                (CloseCode::Finished, reason)
             }
             Error::Protocol(violation) => {
                 tracing::warn!(peer.pid, peer.uid, %violation, "connection closed");
-                CloseReason::Violation(violation)
+                (CloseCode::Violation, CloseReason::Violation(violation))
             }
             other => {
                 tracing::error!(peer.pid, error = %other, "connection closed");
-                CloseReason::Local
+                (CloseCode::Internal, CloseReason::Local)
             }
         };
-        connection.close(reason);
+        connection.close(code, reason);
     }
 
     fn is_drained(&self) -> bool {

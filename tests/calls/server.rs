@@ -3,7 +3,8 @@
 use crate::support::Settings;
 use crate::support::child::{Commands, open_descriptors, say};
 use nearwire::{
-    ByteItemSender, Code, ItemSender, Limits, PeerPolicy, Server, ServerBuilder, Spin, Status,
+    ByteItemSender, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server, ServerBuilder,
+    Spin, Status,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,7 +73,8 @@ pub fn receipt(order: &Order) -> Receipt {
     }
 }
 
-/// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, the limits, `handshake_ms`,
+/// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, `pin` (auto, or a
+/// processor), the limits, `handshake_ms`,
 /// `refuse` (with this text), `panicking policy`.
 pub fn serve(settings: &Settings, commands: Commands) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,8 +93,12 @@ pub fn serve(settings: &Settings, commands: Commands) {
         let command = commands.next();
         match command.split_once(' ').unwrap_or((&command, "")) {
             ("report", _) => {
-                let open = server.as_ref().map_or(0, |s| s.connections().iter().sum());
+                let open = server.as_ref().map_or(0, |s| s.connections());
                 report(&counters, open);
+            }
+            ("workers", _) => {
+                let workers = server.as_ref().unwrap().workers();
+                say(format!("{workers:?}"));
             }
             ("shutdown", grace) => {
                 let grace = Duration::from_millis(grace.parse().unwrap());
@@ -144,6 +150,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     for (name, field) in fields {
         *field = settings.number(name).unwrap_or(*field);
     }
+    if let Some(bytes) = settings.number("max_mapped") {
+        limits.max_mapped = bytes as u64;
+    }
     builder = builder.limits(limits);
     if settings.text("spin") == Some("never") {
         builder = builder.spin(Spin::NEVER);
@@ -156,6 +165,11 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     }
     if let Some(workers) = settings.number("workers") {
         builder = builder.workers(workers);
+    }
+    match settings.text("pin") {
+        None => {}
+        Some("auto") => builder = builder.pin(Pin::Auto),
+        Some(cpu) => builder = builder.pin(Pin::List(vec![cpu.parse().unwrap()])),
     }
     if let Some(time) = settings.millis("handshake_ms") {
         builder = builder.handshake_timeout(time);
@@ -339,6 +353,84 @@ fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
                 }
             },
         )
+        // The sum of the items, after the caller has sent them all.
+        .client_streaming("sum", |start: u64, mut items: ItemReceiver<u64>| async move {
+            let mut sum = start;
+            while let Some(item) = items.next().await {
+                sum = sum.wrapping_add(item?);
+            }
+            Ok(sum)
+        })
+        // The bytes of all items, joined; slowly, if so said.
+        .client_streaming_bytes("join", |pause: Vec<u8>, mut items| async move {
+            let mut joined = Vec::new();
+            while let Some(item) = items.next().await {
+                joined.extend(item?);
+                if let [ms] = pause[..] {
+                    tokio::time::sleep(Duration::from_millis(ms.into())).await;
+                }
+            }
+            Ok(joined)
+        })
+        // Answers after so many items, and takes no more.
+        .client_streaming("first", |count: u64, mut items: ItemReceiver<u64>| async move {
+            let mut got = Vec::new();
+            while (got.len() as u64) < count {
+                match items.next().await {
+                    Some(item) => got.push(item?),
+                    None => break,
+                }
+            }
+            Ok(got)
+        })
+        .client_streaming_bytes("never_reads", {
+            let counted = counters.clone();
+            move |_, items| {
+                let dropped = Dropped::new(&counted);
+                async move {
+                    std::future::pending::<()>().await;
+                    drop((items, dropped));
+                    Ok(vec![])
+                }
+            }
+        })
+        // How the stream ended.
+        .client_streaming_bytes("how_it_ends", {
+            let counted = counters.clone();
+            move |_, mut items| {
+                let counted = counted.clone();
+                async move {
+                    let end = loop {
+                        match items.next().await {
+                            Some(Ok(_)) => {}
+                            Some(Err(status)) => break status.code.to_string(),
+                            None => break "in order".to_owned(),
+                        }
+                    };
+                    if end == "CANCELLED" {
+                        counted.dropped.fetch_add(1, Relaxed);
+                    }
+                    Ok(end.into_bytes())
+                }
+            }
+        })
+        .bidirectional(
+            "double",
+            |factor: u64, mut incoming: ItemReceiver<u64>, mut outgoing: ItemSender<u64>| async move {
+                while let Some(item) = incoming.next().await {
+                    outgoing.send(&(item? * factor)).await?;
+                }
+                Ok(())
+            },
+        )
+        .bidirectional_bytes("chat", |hello, mut incoming, mut outgoing| async move {
+            outgoing.send(hello).await?;
+            while let Some(item) = incoming.next().await {
+                outgoing.send(item?).await?;
+            }
+            outgoing.send("bye").await?;
+            Err(Status::new(Code::DATA_LOSS, "that was all"))
+        })
         // The sender outlives the handler.
         .streaming_bytes("leak", move |_, items| {
             leaked.lock().unwrap().push(items);

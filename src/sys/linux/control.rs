@@ -13,7 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -21,8 +21,16 @@ const BACKLOG: i32 = 4096;
 /// Descriptors that one message may carry before the surplus is refused.
 const MAX_DESCRIPTORS: usize = 4;
 
+/// Longest pause between two tries to connect to a server whose backlog is full.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// The longest path that a Unix socket address can hold.
 const MAX_PATH: usize = 107;
+
+/// The error for a server that is there but does not react in time.
+pub(crate) fn no_answer() -> Error {
+    Error::io("finish the handshake: the server does not answer")(io::ErrorKind::TimedOut.into())
+}
 
 /// Where servers with a plain name live: `$NEARWIRE_DIR`, else `$XDG_RUNTIME_DIR/nearwire`, else
 /// `/tmp/nearwire-UID`.
@@ -288,26 +296,45 @@ impl ControlSocket {
         Ok(Self { socket })
     }
 
-    /// Connects to the server at `path`. Blocks while the server's backlog is full.
-    pub(crate) fn connect(path: &Path) -> Result<Self, Error> {
-        // Checked here for the sake of the error's text.
-        address(path)?;
-        let socket = UnixStream::connect(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NoServer {
-                path: path.to_owned(),
-                dead: false,
-            },
-            io::ErrorKind::ConnectionRefused => Error::NoServer {
-                path: path.to_owned(),
-                dead: true,
-            },
-            io::ErrorKind::PermissionDenied => Error::Directory {
-                path: path.to_owned(),
-                fault: DirectoryFault::NoAccess,
-            },
-            _ => Error::io("connect to the server")(error),
-        })?;
-        Self::new(socket).map_err(Error::io("set up the control socket"))
+    /// Connects to the server at `path`. Blocks while the server's backlog is full, until
+    /// `deadline` at most.
+    pub(crate) fn connect(path: &Path, deadline: Instant) -> Result<Self, Error> {
+        let address = address(path)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|e| Error::io("create a socket")(e.into()))?;
+        let mut pause = Duration::from_micros(100);
+        loop {
+            match rustix::net::connect(&socket, &address) {
+                Ok(()) => {
+                    return Ok(Self {
+                        socket: socket.into(),
+                    });
+                }
+                Err(Errno::INTR) => {}
+                // The backlog is full; the system has no way to wait for a place with a time-out.
+                Err(Errno::AGAIN) if Instant::now() < deadline => {
+                    std::thread::sleep(
+                        pause.min(deadline.saturating_duration_since(Instant::now())),
+                    );
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(Errno::AGAIN) => return Err(no_answer()),
+                Err(error @ (Errno::NOENT | Errno::CONNREFUSED)) => {
+                    return Err(Error::NoServer {
+                        path: path.to_owned(),
+                        dead: error == Errno::CONNREFUSED,
+                    });
+                }
+                Err(Errno::ACCESS) => {
+                    return Err(Error::Directory {
+                        path: path.to_owned(),
+                        fault: DirectoryFault::NoAccess,
+                    });
+                }
+                Err(other) => return Err(Error::io("connect to the server")(other.into())),
+            }
+        }
     }
 
     /// Who is at the other end: for a client, whoever started to listen there.

@@ -143,10 +143,10 @@ pub(crate) fn create_segment(len: usize, memory: &Memory) -> io::Result<(Segment
 }
 
 fn pre_touch(mapping: &Mapping, memory: &Memory) {
-    if memory.pre_touch {
-        if let Err(error) = mapping.advise(Advice::LinuxPopulateWrite) {
-            tracing::warn!(%error, "a segment could not be touched in advance");
-        }
+    if memory.pre_touch
+        && let Err(error) = mapping.advise(Advice::LinuxPopulateWrite)
+    {
+        tracing::warn!(%error, "a segment could not be touched in advance");
     }
 }
 

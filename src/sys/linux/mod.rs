@@ -9,7 +9,7 @@ mod multiplexer;
 mod reactor;
 
 pub(crate) use control::{
-    ControlListener, ControlSocket, Received, default_directory, sweep_dead_name,
+    ControlListener, ControlSocket, Received, default_directory, no_answer, sweep_dead_name,
 };
 pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to, register_for_heavy_fences};
 pub(crate) use doorbell::{Doorbell, Sleeper, Woken};
