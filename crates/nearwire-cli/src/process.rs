@@ -102,6 +102,7 @@ impl Child {
             process: child.watch()?,
             channel: leaving,
             tidy: false,
+            dismissed: Arc::clone(&child.dismissed),
         });
         child.channel.set_timeout(Some(PATIENCE))?;
         let hello: Hello = child
