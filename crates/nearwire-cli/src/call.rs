@@ -107,9 +107,7 @@ impl Call {
             None => client.call_bytes(method, &request),
         };
         match reply {
-            Ok(reply) if self.json => {
-                print_json(&Outcome::of(method, &reply, start.elapsed()))
-            }
+            Ok(reply) if self.json => print_json(&Outcome::of(method, &reply, start.elapsed())),
             Ok(reply) => self.print(&reply),
             // Nothing was sent: the method answers with a stream, if it can be called from here.
             Err(Error::WrongShape { .. }) => {
