@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open,
+    set_parent_process_death_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 
 pub use affinity::{Placement, allowed_cpus, cpus_of, run_on, two_cpus};
@@ -237,6 +240,19 @@ impl Parent {
     /// The connection to the parent.
     pub fn channel(&self) -> &Channel {
         &self.channel
+    }
+}
+
+/// Raises the number of descriptors that this process, and its children, may have, as far as the
+/// system lets it: each connection takes several.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, ?limit, "the limit of descriptors stays");
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::private::{self, PrivateServer};
-use crate::process::Parent;
+use crate::process::{Parent, raise_descriptor_limit};
 use crate::{arguments, services};
 
 /// The role of a server process that serves one command, see [`start_privately`].
@@ -177,6 +177,7 @@ impl Serve {
     /// # Errors
     /// If the name cannot be had, or the system refuses what a server needs.
     pub fn run(&self) -> Result<()> {
+        raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -84,7 +84,7 @@ fn stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream> {
 }
 
 /// The calling side. Every payload begins with its call's number; the rest is the same for all.
-struct Client {
+pub struct Client {
     stream: UnixStream,
     window: u64,
     /// A whole frame, but for the number.
@@ -99,7 +99,11 @@ struct Client {
 }
 
 impl Client {
-    fn new(stream: UnixStream, size: usize, window: usize) -> Result<Self> {
+    /// Calls over `stream` with up to `window` calls in flight, each of `size` bytes.
+    ///
+    /// # Errors
+    /// If the window is empty, or the size below 8.
+    pub fn new(stream: UnixStream, size: usize, window: usize) -> Result<Self> {
         if size < NUMBER {
             bail!("a payload takes at least {NUMBER} bytes: it is numbered");
         }
@@ -120,7 +124,11 @@ impl Client {
         })
     }
 
-    async fn calls(&mut self, count: u64) -> Result<()> {
+    /// Makes `count` calls, waiting for replies only while the window is full.
+    ///
+    /// # Errors
+    /// If the server is gone, or a reply differs from its call.
+    pub async fn calls(&mut self, count: u64) -> Result<()> {
         let end = self.called + count;
         while self.called < end {
             let room = self.window - (self.called - self.answered);
@@ -138,7 +146,11 @@ impl Client {
         Ok(())
     }
 
-    async fn drain(&mut self) -> Result<()> {
+    /// Waits for all replies that are due.
+    ///
+    /// # Errors
+    /// As [`calls`](Self::calls).
+    pub async fn drain(&mut self) -> Result<()> {
         while self.answered < self.called {
             self.read().await?;
         }
@@ -219,7 +231,7 @@ pub fn serve_coalesced(parent: Parent) -> Result<()> {
 }
 
 /// Answers all whole frames of each chunk with one write, until the other side closes.
-async fn echo(mut stream: UnixStream) -> Result<()> {
+pub(super) async fn echo(mut stream: UnixStream) -> Result<()> {
     let mut input = Vec::with_capacity(CHUNK);
     let mut output = Vec::with_capacity(CHUNK);
     loop {

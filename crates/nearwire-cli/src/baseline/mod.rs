@@ -5,21 +5,23 @@
 //! what was sent, byte by byte.
 //!
 //! - [`blocking`]: one call at a time with blocking reads and writes, any size;
-//! - [`coalesced`]: many calls in flight on Tokio, as many frames per system call as there are.
+//! - [`coalesced`]: many calls in flight on Tokio, as many frames per system call as there are;
+//! - [`crowd`]: the same server for many connections at a time.
 
 pub mod blocking;
 pub mod coalesced;
+pub mod crowd;
 
 use anyhow::{Result, bail};
 
 /// Bytes of a frame's header: the payload's length.
-const HEADER: usize = 4;
+pub const HEADER: usize = 4;
 
 /// The longest payload, in bytes: what a peer may make this side allocate.
 pub const LONGEST: usize = 256 << 20;
 
 /// The payload's length that a header gives.
-fn payload_length(header: [u8; HEADER]) -> Result<usize> {
+pub fn payload_length(header: [u8; HEADER]) -> Result<usize> {
     let length = u32::from_le_bytes(header) as usize;
     if length > LONGEST {
         bail!("a frame of {length} bytes is longer than {LONGEST}");
@@ -28,7 +30,7 @@ fn payload_length(header: [u8; HEADER]) -> Result<usize> {
 }
 
 /// The header of a payload of `length` bytes.
-fn header(length: usize) -> Result<[u8; HEADER]> {
+pub fn header(length: usize) -> Result<[u8; HEADER]> {
     if length > LONGEST {
         bail!("a payload of {length} bytes is longer than {LONGEST}");
     }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nearwire::{BlockingClient, Client, ClientBuilder, ConnectionInfo};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use crate::arguments;
@@ -35,8 +36,8 @@ pub struct CallOptions {
 }
 
 /// What to call over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Transport {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+pub enum Transport {
     /// Shared memory.
     Nearwire,
     /// A plain Unix stream socket.

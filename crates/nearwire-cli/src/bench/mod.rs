@@ -4,6 +4,7 @@ mod calls;
 pub mod floor;
 mod latency;
 pub mod ring;
+pub mod scale;
 mod throughput;
 
 use anyhow::Result;
@@ -15,6 +16,7 @@ pub enum Bench {
     Latency(latency::Latency),
     Throughput(throughput::Throughput),
     Ring(ring::Ring),
+    Scale(scale::Scale),
     /// What the hardware and the kernel give, whoever asks.
     Floor(floor::Floor),
 }
@@ -25,7 +27,7 @@ impl Bench {
         match self {
             Self::Latency(latency) => latency.server(),
             Self::Throughput(throughput) => throughput.server(),
-            Self::Ring(_) | Self::Floor(_) => None,
+            Self::Ring(_) | Self::Scale(_) | Self::Floor(_) => None,
         }
     }
 
@@ -38,6 +40,7 @@ impl Bench {
             Self::Latency(latency) => latency.run(),
             Self::Throughput(throughput) => throughput.run(),
             Self::Ring(ring) => ring.run(),
+            Self::Scale(scale) => scale.run(),
             Self::Floor(floor) => floor.run(),
         }
     }

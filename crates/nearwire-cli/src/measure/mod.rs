@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use clock::clock_cost;
 pub use latency::{Latency, latency, latency_async};
 pub use machine::Machine;
-pub use options::Options;
+pub use options::{Options, Thoroughness};
 pub use payload::Payload;
 pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
 pub use report::{Report, Section, human, plain_table, right_align};

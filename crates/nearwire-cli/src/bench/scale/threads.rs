@@ -1,0 +1,138 @@
+//! A thread for each connection, one call at a time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use nearwire::BlockingClient;
+
+use super::figures::{Counter, Counts};
+use super::requests::Requests;
+use crate::baseline::blocking::UnixClient;
+use crate::bench::calls::check;
+use crate::measure::Budget;
+
+/// Bytes of a thread's stack: there may be thousands.
+const STACK: usize = 256 << 10;
+
+/// A connection for one call at a time.
+pub(super) trait Caller: Send {
+    /// Sends `request`, waits for the reply and compares it.
+    fn call(&mut self, request: &[u8]) -> Result<()>;
+}
+
+/// A connection of Nearwire's.
+pub(super) struct NearwireCaller<'a> {
+    client: &'a mut BlockingClient,
+    echo: nearwire::Method,
+    reply: Vec<u8>,
+}
+
+impl<'a> NearwireCaller<'a> {
+    pub(super) fn new(client: &'a mut BlockingClient) -> Result<Self> {
+        let echo = client.method("echo")?;
+        Ok(Self {
+            client,
+            echo,
+            reply: Vec::new(),
+        })
+    }
+}
+
+impl Caller for NearwireCaller<'_> {
+    #[inline]
+    fn call(&mut self, request: &[u8]) -> Result<()> {
+        self.client.call_into(self.echo, request, &mut self.reply)?;
+        check(&self.reply, request)
+    }
+}
+
+impl Caller for UnixClient {
+    fn call(&mut self, request: &[u8]) -> Result<()> {
+        self.round_trip(request)
+    }
+}
+
+/// Calls from a thread for each connection: as many as there can be, or at fixed times, of which
+/// each connection has one every `interval`.
+pub(super) fn call_all<C: Caller>(
+    callers: &mut [C],
+    interval: Option<Duration>,
+    requests: &Requests,
+    budget: Budget,
+) -> Result<Counts> {
+    // When all threads are there.
+    let start = Instant::now() + Duration::from_micros(100) * callers.len() as u32;
+    let count = callers.len() as u32;
+    let outcomes: Vec<Result<Counts>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = callers
+            .iter_mut()
+            .enumerate()
+            .map(|(number, caller)| {
+                let requests = requests.clone();
+                // Spread over the interval.
+                let schedule = interval.map(|interval| Schedule {
+                    first: interval * number as u32 / count,
+                    interval,
+                });
+                std::thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, move || {
+                        call_one(caller, number, schedule, requests, start, budget)
+                    })
+                    .context("cannot start a thread")
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread?
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+            })
+            .collect()
+    });
+    Ok(Counts::merge(
+        outcomes.into_iter().collect::<Result<Vec<_>>>()?,
+    ))
+}
+
+/// When calls are due.
+struct Schedule {
+    first: Duration,
+    interval: Duration,
+}
+
+fn call_one(
+    caller: &mut impl Caller,
+    number: usize,
+    schedule: Option<Schedule>,
+    mut requests: Requests,
+    start: Instant,
+    budget: Budget,
+) -> Result<Counts> {
+    std::thread::sleep(start.saturating_duration_since(Instant::now()));
+    let mut counter = Counter::new(1, start, budget)?;
+    let mut now = counter.now();
+    let mut due = schedule.as_ref().map_or(now, |schedule| schedule.first);
+    for call in 0.. {
+        if counter.is_ending() {
+            break;
+        }
+        if schedule.is_some() {
+            std::thread::sleep(due.saturating_sub(now));
+        }
+        caller.call(requests.of(number, call))?;
+        now = counter.now();
+        match &schedule {
+            Some(schedule) => {
+                counter.answered_late(0, due, now);
+                due += schedule.interval;
+            }
+            None => {
+                counter.answered(0, 1, due, now);
+                due = now;
+            }
+        }
+    }
+    Ok(counter.finish())
+}

@@ -1,0 +1,44 @@
+//! What a process uses, as the kernel says.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// CPU time of all threads of a process so far.
+pub(super) fn cpu_time(process: u32) -> Result<Duration> {
+    let gone = || format!("process {process} is gone");
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir(format!("/proc/{process}/task")).with_context(gone)? {
+        // A thread may end meanwhile.
+        let account = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        let on_cpu = account.split_whitespace().next();
+        total += Duration::from_nanos(on_cpu.and_then(|time| time.parse().ok()).unwrap_or(0));
+    }
+    Ok(total)
+}
+
+/// Resident memory of a process in bytes. Of pages that it shares it has its share only, so that
+/// the memory of several processes adds up.
+pub(super) fn resident(process: u32) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
+        .with_context(|| format!("process {process} is gone"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kibibytes.context("the kernel does not tell the memory")? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_something() {
+        let process = std::process::id();
+        let before = cpu_time(process).unwrap();
+        let memory = vec![1u8; 32 << 20];
+        // Most of a page's first touch is the kernel's time, which counts as well.
+        assert!(cpu_time(process).unwrap() > before);
+        assert!(resident(process).unwrap() >= memory.len() as u64);
+    }
+}

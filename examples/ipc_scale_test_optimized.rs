@@ -1,0 +1,85 @@
+//! How one server fares with 32, 128 and 512 connections: calls per second, times of a call, the
+//! server's CPU time, fairness and memory, beside Unix sockets served by Tokio in the same run.
+//!
+//! ```console
+//! $ cargo run --release --example ipc_scale_test_optimized [-- --json]
+//! ```
+//!
+//! The server is one process, its clients are others, in two shapes: few processes that each have
+//! many connections (blocking clients swept by a thread, and async clients), and a blocking thread
+//! for each connection. Every reply is compared with its request. `nearwire bench scale` does the
+//! same with other numbers.
+//!
+//! Exit code 1: fewer messages per second than required, or a reply was wrong. Exit code 2: wrong
+//! arguments.
+
+use nearwire_cli::scale::{Plan, Report, Shape};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Connections, and the messages per second that they must exchange together. A message is a
+/// request or a reply that crossed from one process to another.
+const REQUIRED: [(usize, f64); 3] = [(32, 1.5e6), (128, 1.2e6), (512, 1.0e6)];
+
+/// Bytes of a message, and calls in flight on each connection, where the requirement holds.
+const SIZE: usize = 64;
+const WINDOW: usize = 64;
+
+fn main() -> ExitCode {
+    // The server and the clients are this executable again.
+    if let Some(code) = nearwire_cli::play_role() {
+        return code;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let json = match arguments[..] {
+        [] => false,
+        ["--json"] => true,
+        _ => {
+            eprintln!("usage: ipc_scale_test_optimized [--json]");
+            return ExitCode::from(2);
+        }
+    };
+    let plan = Plan {
+        connections: REQUIRED.iter().map(|(count, _)| *count).collect(),
+        sizes: vec![SIZE, 1024],
+        windows: vec![1, WINDOW],
+        shapes: vec![Shape::Sweep, Shape::Tasks, Shape::Threads],
+        unix: true,
+        rounds: 3,
+        run: Duration::from_millis(250),
+    };
+    let outcome = plan.measure().and_then(|report| {
+        report.print(json)?;
+        Ok(report)
+    });
+    match outcome {
+        Ok(report) if is_enough(&report) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Compares the clients that sweep with what is required, and says how it went.
+fn is_enough(report: &Report) -> bool {
+    let mut enough = true;
+    for (connections, required) in REQUIRED {
+        let measured = report.points.iter().find_map(|point| {
+            let decisive = point.connections == connections
+                && point.shape == Shape::Sweep
+                && (point.bytes, point.window) == (SIZE, WINDOW);
+            decisive.then_some(point.nearwire.as_ref()?)
+        });
+        let messages = measured.map_or(0.0, |figures| 2.0 * figures.calls_per_second.median);
+        let verdict = if messages >= required { "ok" } else { "FAILED" };
+        enough &= messages >= required;
+        let (messages, required) = (messages / 1e6, required / 1e6);
+        eprintln!(
+            "{verdict}: {connections} connections, {messages:.2} M msg/s, {required:.1} M required"
+        );
+    }
+    enough
+}
