@@ -177,7 +177,13 @@ impl Call {
             Some(path) if path != Path::new("-") => {
                 let file = || -> io::Result<_> {
                     let file = File::open(path)?;
-                    let length = file.metadata()?.len();
+                    let metadata = file.metadata()?;
+                    // What else there is has a length that says nothing.
+                    let length = if metadata.is_file() {
+                        metadata.len()
+                    } else {
+                        0
+                    };
                     Ok((file, length))
                 };
                 let (file, length) =

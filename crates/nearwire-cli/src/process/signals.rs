@@ -57,6 +57,11 @@ pub(super) fn unregister(id: u32) {
     children().retain(|entry| entry.id != id);
 }
 
+/// Whether it is one of the signals that end a command.
+pub(super) fn is_ending(signal: i32) -> bool {
+    ENDING.contains(&signal)
+}
+
 /// Lets signals that end a command pass: the parent, who gets them too, decides.
 pub(super) fn leave_to_parent() -> Result<()> {
     for signal in ENDING {
