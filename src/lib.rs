@@ -37,6 +37,8 @@ pub mod layout;
 mod link;
 mod listener;
 mod name;
+#[cfg(feature = "tokio")]
+mod pool;
 pub mod proto;
 pub mod ring;
 // Under loom only the algorithms are built, over the heap: the system has no loom atomics.
@@ -65,6 +67,12 @@ pub use error::{
     Violation,
 };
 pub use info::ConnectionInfo;
+#[cfg(feature = "bb8")]
+pub use pool::ConnectionManager;
+#[cfg(feature = "tokio")]
+pub use pool::{Backoff, Pool, PoolBuilder, PoolByteItems, PoolCall, PoolStats};
+#[cfg(all(feature = "tokio", feature = "serde"))]
+pub use pool::{PoolItems, TypedPoolCall};
 pub use proto::status::Code;
 #[cfg(feature = "tokio")]
 pub use server::{ByteItemReceiver, ByteItemSender};
