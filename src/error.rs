@@ -207,7 +207,7 @@ impl Error {
     /// The error for a call whose request was sent.
     pub(crate) fn of_sent_call(self) -> Self {
         match self {
-            Error::Closed { reason, .. } => Error::Closed {
+            Error::Closed { reason, .. } if reason != CloseReason::Drained => Error::Closed {
                 reason,
                 executed: Executed::Maybe,
             },
@@ -358,6 +358,10 @@ pub enum CloseReason {
     /// The peer's process ended, or dropped the connection, without a word.
     #[error("the peer is gone (it exited, was killed, or dropped the connection)")]
     PeerGone,
+    /// The server shut down and has answered everything that it took. What it has not answered,
+    /// it has not read.
+    #[error("the server shut down")]
+    Drained,
     /// The peer said why it closes.
     #[error("the peer closed it: {0}")]
     PeerSays(String),

@@ -70,15 +70,18 @@ impl Delays {
 
     /// The delay after another attempt that ended in this way.
     pub(super) fn after(&mut self, error: &Error) -> Delay {
-        let absent = self.absent.next().unwrap_or(self.settings.max_absent);
-        let refused = self.refused.next().unwrap_or(self.settings.max_refused);
-        let wanted = match error {
-            Error::NoServer { .. } => absent,
-            _ => refused,
-        };
+        let mut delay = self.after_loss();
+        if !matches!(error, Error::NoServer { .. }) {
+            delay.wanted = delay.quiet;
+        }
+        delay
+    }
+
+    /// The delay after a connection that was lost as soon as it was made.
+    pub(super) fn after_loss(&mut self) -> Delay {
         Delay {
-            wanted,
-            quiet: refused,
+            wanted: self.absent.next().unwrap_or(self.settings.max_absent),
+            quiet: self.refused.next().unwrap_or(self.settings.max_refused),
         }
     }
 }

@@ -165,6 +165,11 @@ impl<T> Attempts<T> {
         }
     }
 
+    /// Lets go of the connection.
+    pub(super) fn end(&mut self) {
+        self.stage = Stage::Over;
+    }
+
     /// Ends with an error. That an earlier attempt may have been executed is not forgotten.
     fn give<O>(&mut self, error: Error) -> Poll<Result<O>> {
         self.stage = Stage::Over;

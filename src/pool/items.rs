@@ -76,6 +76,9 @@ impl Stream for PoolByteItems<'_> {
             |items, cx| Pin::new(items).poll_next(cx).map(Option::transpose),
         ));
         this.over = !matches!(item, Ok(Some(_)));
+        if this.over {
+            this.attempts.end();
+        }
         Poll::Ready(item.transpose())
     }
 }

@@ -40,6 +40,7 @@ use roster::{Choice, Remainder, Roster, Rules};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use supervisor::{Supervised, supervise};
 use tokio::sync::Notify;
 
 /// Connections to one server, kept up and replaced as need be. Cheap to clone; the connections
@@ -511,7 +512,7 @@ impl PoolBuilder {
             work: Notify::new(),
             arrivals: Notify::new(),
         });
-        tokio::spawn(supervisor::supervise(shared.clone()));
+        tokio::spawn(supervise(Supervised(shared.clone())));
         let handle = Arc::new(Handle { shared });
         Ok(Pool { handle })
     }

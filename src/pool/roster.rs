@@ -16,8 +16,8 @@ use crate::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A connection that was lost sooner than this counts as another failure to connect. So a server
-/// that takes connections and drops them is not asked more than some ten times a second.
+/// A connection that was lost sooner than this counts as another failure to connect, so that a
+/// server that takes connections and drops them is not asked as fast as it can do so.
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// The part of a pool's settings that the roster goes by.
@@ -351,8 +351,7 @@ impl<C: Connection> Roster<C> {
             self.delays = Delays::new(self.rules.backoff);
             self.not_before = None;
         } else {
-            let reason = Error::closed(crate::CloseReason::PeerGone);
-            let delay = self.delays.after(&reason);
+            let delay = self.delays.after_loss();
             self.hold_off(now, delay);
         }
         self.retire(place)

@@ -12,8 +12,8 @@ use std::time::Instant;
 type Connecting = Pin<Box<dyn Future<Output = Result<Client>> + Send>>;
 
 /// Looks after the pool whenever something has happened, until it is gone.
-pub(super) async fn supervise(shared: Arc<Shared>) {
-    let _guard = EndWithRuntime(&shared);
+pub(super) async fn supervise(supervised: Supervised) {
+    let shared = &supervised.0;
     let mut connecting: Option<Connecting> = None;
     loop {
         // The roster can be dropped in a moment, and with it what it holds of the pool's.
@@ -38,9 +38,9 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
             let (settings, name) = (shared.client.clone(), shared.name.clone());
             connecting = Some(Box::pin(async move { settings.connect(&name).await }));
         }
-        if let Some(connected) = event(&shared, &mut connecting, look.again_at).await {
+        if let Some(connected) = event(shared, &mut connecting, look.again_at).await {
             connecting = None;
-            take(&shared, connected);
+            take(shared, connected);
         }
     }
 }
@@ -116,10 +116,11 @@ async fn ping(shared: Arc<Shared>, id: u64, client: Client) {
     shared.work.notify_one();
 }
 
-/// The runtime is gone, and with it the supervisor: calls in other runtimes must not wait for it.
-struct EndWithRuntime<'a>(&'a Shared);
+/// A pool that has a supervisor. When the runtime ends, and with it the supervisor, calls in other
+/// runtimes must not wait for it.
+pub(super) struct Supervised(pub(super) Arc<Shared>);
 
-impl Drop for EndWithRuntime<'_> {
+impl Drop for Supervised {
     fn drop(&mut self) {
         self.0.end();
     }
