@@ -52,7 +52,9 @@ struct Member<C> {
     expires: Option<Instant>,
     /// A call was given to it since the last look.
     used: bool,
-    /// The last look at which it was in use, or when it was opened.
+    /// A call was in flight at the last look.
+    loaded: bool,
+    /// No earlier than its last call ended, and no more than the time between two looks later.
     quiet_since: Instant,
     ping_at: Option<Instant>,
     /// The last ping was not answered in time.
@@ -204,7 +206,9 @@ impl<C: Connection> Roster<C> {
                 continue;
             };
             let member = &mut self.members[place];
-            if std::mem::take(&mut member.used) || load > 0 {
+            // A call that was there at the last look may have ended a moment ago.
+            let was_loaded = std::mem::replace(&mut member.loaded, load > 0);
+            if std::mem::take(&mut member.used) || was_loaded || load > 0 {
                 member.quiet_since = now;
             }
         }
@@ -296,6 +300,7 @@ impl<C: Connection> Roster<C> {
                 .max_lifetime
                 .map(|time| now + time.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 10.0)),
             used: false,
+            loaded: false,
             quiet_since: now,
             ping_at: self.rules.ping_every.map(|time| now + time),
             stalled: false,

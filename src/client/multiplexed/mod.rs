@@ -329,6 +329,17 @@ impl Client {
         .await
     }
 
+    /// # Errors
+    /// Why no more calls can be made.
+    #[cfg(feature = "tower")]
+    pub(crate) fn usable(&self) -> Result<()> {
+        let state = self.core.lock();
+        match state.over || state.draining {
+            true => Err(state.error()),
+            false => Ok(()),
+        }
+    }
+
     /// Calls in flight; `None` when no more can be made.
     pub(crate) fn load(&self) -> Option<usize> {
         let state = self.core.lock();
