@@ -52,6 +52,7 @@ fn a_hundred_restarts_leave_nothing_open() {
         eprintln!("before: {before:?}, after: {after:?}");
         assert_eq!(after["reconnects"], 100);
         assert_eq!((after["open"], after["finishing"]), (1, 0));
-        assert_eq!(after["descriptors"], before["descriptors"]);
+        // At first there may be one more, of the handshake that is just over.
+        assert!(after["descriptors"] <= before["descriptors"]);
     });
 }
