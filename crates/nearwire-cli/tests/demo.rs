@@ -32,7 +32,7 @@ fn every_file_is_hashed_and_checked() {
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     // Who may do everything can read this one too.
     write_pattern(&at("closed"), 10);
-    fs::set_permissions(at("closed"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(at("closed"), Permissions::from_mode(0o000)).unwrap();
     let closed = u64::from(File::open(at("closed")).is_err());
 
     let report = place.json(&["demo", "--quick", "--json", "--dir", &directory]);
