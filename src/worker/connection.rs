@@ -363,8 +363,16 @@ impl Connection {
             let text = "the server has no runtime for async handlers";
             return self.answer_request(header, Err(Status::new(Code::INTERNAL, text)));
         };
+        let Some(permit) = bench.running.permit() else {
+            // It was polled, and may have done something.
+            let limit = bench.running.limit();
+            let text = format!("the server has {limit} calls that are not ready, its limit");
+            let status = Status::new(Code::RESOURCE_EXHAUSTED, text);
+            return self.answer_request(header, Err(status));
+        };
         let left = header.deadline_ns.map(Duration::from_nanos);
         let running = Running {
+            _permit: permit,
             abort: super::calls::spawn(runtime, call, left, self.address(bench, id)),
             shape,
             one_way: header.one_way,
