@@ -35,7 +35,7 @@ const FIRST_SKIP: u32 = 15;
 /// # Streams
 /// Where the next record begins is known only once this one's commit word has arrived, so a
 /// consumer that merely walks pays the whole way from core to core for every line, one after the
-/// other. After [`STREAM`] records in a row it therefore asks for lines ahead of the head. It
+/// other. After `STREAM` records in a row it therefore asks for lines ahead of the head. It
 /// begins anew when it has found the ring empty: lines that the producer is still writing would
 /// be torn from it.
 ///
@@ -45,7 +45,7 @@ const FIRST_SKIP: u32 = 15;
 /// consumer keeps catching up with it. It pauses for half a microsecond instead, in which many
 /// records come, and both run on at a distance that leaves either its lines. Nobody can say
 /// beforehand whether it is a stream that has run dry or a peer that waits for an answer, so it is
-/// learnt from whether it paid: a pause behind which fewer than [`GATHERED`] records lay puts off
+/// learnt from whether it paid: a pause behind which fewer than `GATHERED` records lay puts off
 /// the next one for 2, 4, … up to 1024 looks at an empty ring. A caller who waits for answers
 /// loses half a nanosecond per call that way.
 ///

@@ -52,6 +52,10 @@ pub struct Limits {
     pub max_message: usize,
     /// Calls of one connection that may be in flight. A client waits, or reports it, at the limit.
     pub max_in_flight: usize,
+    /// Calls of all connections together that may be in the runtime, because their handlers were
+    /// not ready at once. One beyond it is answered with
+    /// [`Code::RESOURCE_EXHAUSTED`](crate::Code::RESOURCE_EXHAUSTED).
+    pub max_running: usize,
     /// Memory that all connections together may map, in bytes: both rings of each and their words.
     /// What is mapped is resident only as far as it was used. A client beyond it is refused with
     /// this reason.
@@ -63,13 +67,15 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 10,000 connections, 64 MiB per message, 1024 calls in flight, 8 GiB mapped, rings of 4 KiB
+    /// 10,000 connections, 64 MiB per message, 1024 calls in flight on
+    /// each, 100,000 in the runtime, 8 GiB mapped, rings of 4 KiB
     /// to 4 MiB.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
             max_message: 64 << 20,
             max_in_flight: 1024,
+            max_running: 100_000,
             max_mapped: 8 << 30,
             min_ring: layout::MIN_CAPACITY,
             max_ring: 4 << 20,
@@ -469,6 +475,8 @@ impl ServerBuilder {
         }
         let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
         let methods = Arc::new(self.methods);
+        #[cfg(feature = "tokio")]
+        let running = crate::worker::RunningLimit::new(limits.max_running);
         let workers = (0..workers)
             .map(|number| {
                 let settings = WorkerSettings {
@@ -481,6 +489,8 @@ impl ServerBuilder {
                         Pin::List(list) if list.is_empty() => None,
                         Pin::List(list) => Some(list[number % list.len()]),
                     },
+                    #[cfg(feature = "tokio")]
+                    running: running.clone(),
                     #[cfg(feature = "tokio")]
                     runtime: runtime.clone(),
                 };

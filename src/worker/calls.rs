@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -33,9 +34,45 @@ pub(super) struct Calls {
     max_deferred_bytes: usize,
 }
 
+/// Calls of all connections of a server that are in the runtime, against a limit.
+#[derive(Debug)]
+pub(crate) struct RunningLimit {
+    running: AtomicUsize,
+    limit: usize,
+}
+
+impl RunningLimit {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        let running = AtomicUsize::new(0);
+        Arc::new(Self { running, limit })
+    }
+
+    /// Counts a call until what is returned is dropped. `None` at the limit.
+    pub(super) fn permit(self: &Arc<Self>) -> Option<Permit> {
+        let add = |running| (running < self.limit).then_some(running + 1);
+        let counted = self.running.fetch_update(Relaxed, Relaxed, add);
+        counted.is_ok().then(|| Permit(self.clone()))
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+/// A call's place among those of [`RunningLimit`].
+#[derive(Debug)]
+pub(super) struct Permit(Arc<RunningLimit>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+    }
+}
+
 /// A call in the runtime.
 #[derive(Debug)]
 pub(super) struct Running {
+    pub(super) _permit: Permit,
     pub(super) abort: AbortHandle,
     pub(super) shape: CallShape,
     pub(super) one_way: bool,

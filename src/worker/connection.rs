@@ -222,10 +222,16 @@ impl Connection {
     pub(super) fn close(mut self, code: CloseCode, reason: CloseReason) {
         #[cfg(feature = "tokio")]
         self.calls.abort_all();
-        if !matches!(reason, CloseReason::Violation(_)) {
+        let orderly = !matches!(reason, CloseReason::Violation(_));
+        if orderly {
+            self.link.tx.publish();
+        }
+        // Before the end of the ring, so that a client that finds the end finds the reason too:
+        // it says whether requests that have no answer may have been executed.
+        self.link.shared.close_as(code, reason);
+        if orderly {
             self.link.tx.close();
         }
-        self.link.shared.close_as(code, reason);
     }
 
     /// Everything but a plain request to a sync handler.
@@ -357,8 +363,16 @@ impl Connection {
             let text = "the server has no runtime for async handlers";
             return self.answer_request(header, Err(Status::new(Code::INTERNAL, text)));
         };
+        let Some(permit) = bench.running.permit() else {
+            // It was polled, and may have done something.
+            let limit = bench.running.limit();
+            let text = format!("the server has {limit} calls that are not ready, its limit");
+            let status = Status::new(Code::RESOURCE_EXHAUSTED, text);
+            return self.answer_request(header, Err(status));
+        };
         let left = header.deadline_ns.map(Duration::from_nanos);
         let running = Running {
+            _permit: permit,
             abort: super::calls::spawn(runtime, call, left, self.address(bench, id)),
             shape,
             one_way: header.one_way,

@@ -19,6 +19,8 @@ mod connection;
 mod mailbox;
 
 #[cfg(feature = "tokio")]
+pub(crate) use calls::RunningLimit;
+#[cfg(feature = "tokio")]
 pub(crate) use mailbox::{Address, CallEvent};
 pub(crate) use mailbox::{Mail, Mailbox};
 
@@ -66,6 +68,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) max_in_flight: usize,
     pub(crate) pin_to: Option<usize>,
     #[cfg(feature = "tokio")]
+    pub(crate) running: Arc<RunningLimit>,
+    #[cfg(feature = "tokio")]
     pub(crate) runtime: Option<tokio::runtime::Handle>,
 }
 
@@ -110,6 +114,8 @@ impl WorkerHandle {
                 mailbox: mailbox.clone(),
                 request: Vec::new(),
                 reply: Vec::new(),
+                #[cfg(feature = "tokio")]
+                running: settings.running.clone(),
                 #[cfg(feature = "tokio")]
                 runtime: settings.runtime.clone(),
             },
@@ -160,6 +166,8 @@ struct Bench {
     request: Vec<u8>,
     /// Where sync handlers write replies to.
     reply: Vec<u8>,
+    #[cfg(feature = "tokio")]
+    running: Arc<RunningLimit>,
     #[cfg(feature = "tokio")]
     runtime: Option<tokio::runtime::Handle>,
 }

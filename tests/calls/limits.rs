@@ -263,6 +263,34 @@ fn clients_beyond_the_limit_are_refused_and_told_why() {
 }
 
 #[test]
+fn the_calls_of_all_connections_together_are_limited() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[("max_running", "10")]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "running calls", async move {
+        let first = Client::connect(&name).await.unwrap();
+        let second = Client::connect(&name).await.unwrap();
+        let hanging: Vec<_> = (0..10)
+            .map(|n| {
+                let client = [&first, &second][n % 2].clone();
+                tokio::spawn(async move { client.call_bytes("hang", b"").await })
+            })
+            .collect();
+        crate::support::eventually_async("they begin", || server.report()["started"] == 10).await;
+        for client in [&first, &second] {
+            let error = client.call_bytes("hang", b"").await.unwrap_err();
+            assert_eq!(status_code(error), Code::RESOURCE_EXHAUSTED);
+            // What is ready at once needs no place.
+            assert_eq!(client.call_bytes("echo_ready", b"on").await.unwrap(), b"on");
+        }
+        hanging.iter().for_each(|call| call.abort());
+        crate::support::eventually_async("they end", || server.report()["dropped"] == 12).await;
+        let reply = second.call::<u64>("sleep_ms", &1u64).await;
+        assert_eq!(reply.unwrap(), 1);
+    });
+}
+
+#[test]
 fn mapped_memory_is_limited_and_comes_back() {
     let place = Place::new();
     // Room for two default connections, each of two rings and their words.

@@ -144,6 +144,7 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
         ("max_connections", &mut limits.max_connections),
         ("max_message", &mut limits.max_message),
         ("max_in_flight", &mut limits.max_in_flight),
+        ("max_running", &mut limits.max_running),
         ("min_ring", &mut limits.min_ring),
         ("max_ring", &mut limits.max_ring),
     ];
