@@ -84,12 +84,12 @@ impl PeerPolicy {
             return check(peer);
         }
         let own = ControlSocket::own_identity();
-        if peer.uid == own.uid {
+        if peer.is_same_user(&own) {
             return Ok(());
         }
         Err(format!(
             "only processes of user {} are, unless the policy says otherwise",
-            own.uid
+            own.user()
         ))
     }
 }

@@ -373,7 +373,7 @@ impl Worker {
                 reason
             }
             Error::Protocol(violation) => {
-                tracing::warn!(peer.pid, peer.uid, %violation, "connection closed");
+                tracing::warn!(peer.pid, peer.user = %peer.user(), %violation, "connection closed");
                 CloseReason::Violation(violation)
             }
             other => {
