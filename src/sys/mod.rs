@@ -26,7 +26,23 @@ mod linux;
 #[cfg(target_os = "linux")]
 use linux as os;
 
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+use macos as os;
+
 pub(crate) use os::*;
+
+/// Where the system lets a thread run, after it was asked for a processor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// On these processors.
+    #[cfg(not(target_os = "macos"))]
+    Processors(Vec<usize>),
+    /// Wherever it likes, with this class of service.
+    #[cfg(target_os = "macos")]
+    QosClass(&'static str),
+}
 
 /// Why a sleep ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

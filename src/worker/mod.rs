@@ -130,7 +130,7 @@ impl Worker {
     fn run(mut self) {
         if let Some(cpu) = self.settings.pin_to {
             match crate::sys::pin_to(cpu) {
-                Ok(cpus) => tracing::debug!(?cpus, "worker pinned"),
+                Ok(placement) => tracing::debug!(?placement, "worker pinned"),
                 Err(error) => tracing::warn!(cpu, %error, "worker not pinned"),
             }
         }

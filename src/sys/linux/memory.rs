@@ -20,6 +20,11 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::FUTURE_WRITE)
     .union(SealFlags::SEAL);
 
+/// Bytes in a page.
+pub(crate) fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
 /// Creates a zeroed segment of at least `len` bytes, maps it for writing, and seals it so that
 /// nobody, this process included, can map it for writing again or change its size.
 ///
@@ -58,10 +63,10 @@ pub(crate) fn create_segment(len: usize, memory: &Memory) -> io::Result<(Segment
 }
 
 fn pre_touch(mapping: &Mapping, memory: &Memory) {
-    if memory.pre_touch {
-        if let Err(error) = mapping.advise(Advice::LinuxPopulateWrite) {
-            tracing::warn!(%error, "a segment could not be touched in advance");
-        }
+    if memory.pre_touch
+        && let Err(error) = mapping.advise(Advice::LinuxPopulateWrite)
+    {
+        tracing::warn!(%error, "a segment could not be touched in advance");
     }
 }
 

@@ -91,6 +91,18 @@ impl Mapping {
     }
 }
 
+#[cfg(target_os = "macos")]
+impl Mapping {
+    /// Touches each page of a new, writable mapping.
+    pub(in crate::sys) fn touch(&self, page: usize) {
+        for at in (0..self.len).step_by(page) {
+            // SAFETY: inside the mapping, which the caller has just made for writing and shown to
+            // nobody; its bytes are zero and stay so.
+            unsafe { self.base.add(at).write_volatile(0) };
+        }
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `map` and is unmapped only here; whoever took the
@@ -98,9 +110,4 @@ impl Drop for Mapping {
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok());
     }
-}
-
-/// Bytes in a page.
-pub(crate) fn page_size() -> usize {
-    rustix::param::page_size()
 }

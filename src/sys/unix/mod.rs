@@ -9,7 +9,7 @@ mod name;
 mod reactor;
 
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
-pub(crate) use mapping::{Mapping, SegmentHandle, page_size};
+pub(crate) use mapping::{Mapping, SegmentHandle};
 pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};
 #[cfg(feature = "tokio")]
 pub(crate) use reactor::ReactorSleeper;
