@@ -3,6 +3,8 @@
 use crate::proto::handshake::HandshakeError;
 use crate::proto::status::Code;
 use crate::ring::RingError;
+#[cfg(windows)]
+use crate::sid::Sid;
 use std::io;
 use std::path::PathBuf;
 

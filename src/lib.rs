@@ -45,6 +45,8 @@ pub mod ring;
 mod segment;
 mod server;
 mod settings;
+#[cfg(windows)]
+mod sid;
 pub mod stream;
 mod sync;
 #[cfg(not(loom))]
@@ -71,6 +73,8 @@ pub use server::ByteItemSender;
 pub use server::ItemSender;
 pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};
+#[cfg(windows)]
+pub use sid::Sid;
 #[cfg(feature = "tokio")]
 pub use stream::{AsyncByteStream, AsyncConnection};
 pub use stream::{

@@ -31,6 +31,11 @@ mod macos;
 #[cfg(target_os = "macos")]
 use macos as os;
 
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as os;
+
 pub(crate) use os::*;
 
 /// Where the system lets a thread run, after it was asked for a processor.

@@ -28,3 +28,14 @@ fn directory() -> PathBuf {
         None => format!("/tmp/nearwire-{}", own_uid()).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_name_is_a_file_in_the_directory() {
+        assert_eq!(endpoint_of_name("search"), directory().join("search.sock"));
+        assert!(is_path("./search") && !is_path("search"));
+    }
+}
