@@ -90,12 +90,13 @@ pub enum Error {
     /// The peer broke the protocol. The connection is closed.
     #[error("the peer broke the protocol: {0}")]
     Protocol(Violation),
-    /// The peer is gone, without a goodbye or after one. `executed` tells about a call that was in
-    /// flight.
-    #[error("the connection is closed: {reason}")]
+    /// The peer is gone, without a goodbye or after one.
+    #[error("the connection is closed: {reason}{executed}")]
     Closed {
         /// Why.
         reason: CloseReason,
+        /// For a call: whether its handler may have run.
+        executed: Executed,
     },
     /// A message is longer than what the other side accepts. Nothing was sent.
     #[error(
@@ -171,6 +172,35 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a handler may have seen the request of a call that ended with this error. If not,
+    /// calling again, here or elsewhere, does nothing twice.
+    pub fn may_have_executed(&self) -> bool {
+        match self {
+            Error::Status(status) => !status.code.not_executed(),
+            Error::Closed { executed, .. } => *executed == Executed::Maybe,
+            Error::DeadlineExceeded | Error::Protocol(_) | Error::Io { .. } => true,
+            Error::Codec { what, .. } => *what == "the reply",
+            _ => false,
+        }
+    }
+
+    /// The connection is over, and it concerns no call, or one that was not sent.
+    pub(crate) fn closed(reason: CloseReason) -> Self {
+        let executed = Executed::No;
+        Error::Closed { reason, executed }
+    }
+
+    /// The error for a call whose request was sent.
+    pub(crate) fn of_sent_call(self) -> Self {
+        match self {
+            Error::Closed { reason, .. } => Error::Closed {
+                reason,
+                executed: Executed::Maybe,
+            },
+            other => other,
+        }
+    }
+
     /// Makes an [`Error::Io`] out of what a system call returned.
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io { doing, source }
@@ -353,6 +383,24 @@ pub enum CloseReason {
     Violation(Violation),
 }
 
+/// Whether the handler of a call that failed may have run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executed {
+    /// It has not: the request was not sent, or not wholly.
+    No,
+    /// The request was sent, and no answer came.
+    Maybe,
+}
+
+impl std::fmt::Display for Executed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Executed::No => "",
+            Executed::Maybe => "; the call was in flight and may have been executed",
+        })
+    }
+}
+
 /// What a handler answers instead of a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -370,5 +418,17 @@ impl Status {
             code,
             message: message.into(),
         }
+    }
+
+    /// What a caller is told when a handler says this. A handler can neither report success as an
+    /// error nor make the promises that only the runtime can keep ([`Code::is_reserved`]).
+    pub(crate) fn of_handler(self) -> Self {
+        // What `ItemSender::send` gave the handler is the runtime's word.
+        let reserved = self.code.is_reserved() && self.code != Code::REPLY_TOO_LARGE;
+        if !reserved && self.code != Code::OK {
+            return self;
+        }
+        let message = format!("the handler said {}: {}", self.code, self.message);
+        Self::new(Code::INTERNAL, message)
     }
 }

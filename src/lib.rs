@@ -59,19 +59,20 @@ mod worker;
 
 pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
 #[cfg(feature = "tokio")]
-pub use client::{ByteItems, Call, Client};
+pub use client::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
 #[cfg(all(feature = "tokio", feature = "serde"))]
-pub use client::{Items, TypedCall};
+pub use client::{ItemSink, Items, TypedCall, Upload};
 pub use error::{
-    CloseReason, DirectoryFault, Error, Identity, Result, SegmentRefused, Status, Violation,
+    CloseReason, DirectoryFault, Error, Executed, Identity, Result, SegmentRefused, Status,
+    Violation,
 };
 pub use info::ConnectionInfo;
 pub use proto::status::Code;
 #[cfg(feature = "tokio")]
-pub use server::ByteItemSender;
-#[cfg(all(feature = "serde", feature = "tokio"))]
-pub use server::ItemSender;
+pub use server::{ByteItemReceiver, ByteItemSender};
 pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use server::{ItemReceiver, ItemSender};
 pub use settings::{HugePages, Memory, PeerPolicy, Spin};
 #[cfg(windows)]
 pub use sid::Sid;

@@ -3,6 +3,7 @@
 use crate::error::Identity;
 use crate::sys::ControlSocket;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,7 +82,9 @@ impl PeerPolicy {
 
     pub(crate) fn check(&self, peer: &Identity) -> Result<(), String> {
         if let Some(check) = &self.0 {
-            return check(peer);
+            // It runs on the thread that every client of the server goes through.
+            return catch_unwind(AssertUnwindSafe(|| check(peer)))
+                .unwrap_or_else(|_| Err("the policy panicked".into()));
         }
         let own = ControlSocket::own_identity();
         if peer.is_same_user(&own) {

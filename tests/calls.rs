@@ -25,6 +25,8 @@ mod streams;
 mod support;
 #[path = "calls/unary.rs"]
 mod unary;
+#[path = "calls/uploads.rs"]
+mod uploads;
 #[path = "calls/waiting.rs"]
 mod waiting;
 

@@ -114,7 +114,8 @@ fn peer_process() {
                 matches!(
                     error,
                     Error::Closed {
-                        reason: CloseReason::Local
+                        reason: CloseReason::Local,
+                        ..
                     }
                 ),
                 "{error}"
@@ -169,7 +170,8 @@ fn peer_gone<T: std::fmt::Debug>(result: nearwire::Result<T>) {
     let gone = matches!(
         error,
         Error::Closed {
-            reason: CloseReason::PeerGone
+            reason: CloseReason::PeerGone,
+            ..
         }
     );
     assert!(gone, "{error}");
@@ -483,7 +485,8 @@ fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
         matches!(
             error,
             Error::Closed {
-                reason: CloseReason::Finished
+                reason: CloseReason::Finished,
+                ..
             }
         ),
         "{error}"

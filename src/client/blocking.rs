@@ -1,14 +1,16 @@
 //! A client for one thread, without a runtime.
 
 use super::ClientBuilder;
-use super::methods::{self, Method};
+use super::methods::{self, Method, check_shape};
 use super::pipeline::Pipeline;
 use crate::error::{CloseReason, Error, Result, Small, Status, Violation};
 use crate::info::ConnectionInfo;
 use crate::link::{
-    Incoming, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_plain, whole_max,
+    Incoming, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_frame, stage_plain,
+    whole_max,
 };
 use crate::proto::frame::{Frame, Header, Kind, Tag};
+use crate::proto::handshake::CallShape;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::settings::Spin;
 use crate::stream::WaitStats;
@@ -37,6 +39,11 @@ pub struct BlockingClient {
     /// Where replies are copied to.
     pub(super) buffer: Vec<u8>,
     next_id: u64,
+    /// A call that was given up and of which the server must hear before it hears of another: its
+    /// request may be there in part.
+    owed_cancel: Option<u64>,
+    /// Whether the server has said that it shuts down.
+    draining: bool,
 }
 
 /// What ends a call.
@@ -72,8 +79,16 @@ impl BlockingClient {
             reassembly: Reassembly::new(limit),
             buffer: Vec::new(),
             next_id: 1,
+            owed_cancel: None,
+            draining: false,
             link,
         }
+    }
+
+    /// Whether the server has said, as far as replies were taken, that it shuts down: connect anew
+    /// for the next call.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Finds a method, to save the search by name in each call.
@@ -161,6 +176,20 @@ impl BlockingClient {
         self.call_with(method, &bytes, None, |bytes| crate::typed::reply(&bytes))?
     }
 
+    /// Tells the server something and wants no answer, not even an error. Returns when the request
+    /// is in the ring; blocks while that is full.
+    ///
+    /// # Errors
+    /// As [`call_bytes`](Self::call_bytes), what the handler says excepted.
+    pub fn notify_bytes(&mut self, method: &str, request: &[u8]) -> Result<()> {
+        let method = self.method(method)?;
+        check_shape(&self.link.shared, method, CallShape::Unary)?;
+        let id = self.fresh_id();
+        let mut header = Header::request(method.number, id);
+        header.one_way = true;
+        self.send_slowly(header, request, None)
+    }
+
     /// Starts to keep several calls in flight.
     pub fn pipeline(&mut self) -> Pipeline<'_> {
         Pipeline::new(self)
@@ -175,18 +204,23 @@ impl BlockingClient {
         timeout: Option<Duration>,
         take: impl FnOnce(Cow<'_, [u8]>) -> T,
     ) -> Result<T> {
+        check_shape(&self.link.shared, method, CallShape::Unary)?;
         let id = self.fresh_id();
-        // A time that no clock can express is for ever.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let tag = Tag::request(method.number);
-        if timeout.is_none()
-            && request.len() <= whole_max(&self.link.tx)
-            && request.len() as u64 <= self.link.shared.terms.max_message_out
-            && stage_plain(&mut self.link.tx, tag, id, request)?
-        {
+        let mut deadline = None;
+        if timeout.is_none() && self.stage_plain(method, id, request)? {
             self.link.tx.publish();
         } else {
-            self.send_slowly(method, id, request, timeout, deadline)?;
+            let mut header = Header::request(method.number, id);
+            if let Some(timeout) = timeout {
+                if timeout.is_zero() {
+                    return Err(Error::DeadlineExceeded);
+                }
+                // A time that no clock can express is for ever.
+                deadline = Instant::now().checked_add(timeout);
+                let left = u64::try_from(timeout.as_nanos());
+                header.deadline_ns = deadline.map(|_| left.unwrap_or(u64::MAX));
+            }
+            self.send_slowly(header, request, deadline)?;
         }
         loop {
             match self.poll_answer()? {
@@ -201,6 +235,15 @@ impl BlockingClient {
                 None => self.wait_for_reply(id, deadline)?,
             }
         }
+    }
+
+    /// Stages a request, if it is one that needs no more than that.
+    #[inline(always)]
+    pub(super) fn stage_plain(&mut self, method: Method, id: u64, request: &[u8]) -> Small<bool> {
+        Ok(self.owed_cancel.is_none()
+            && request.len() <= whole_max(&self.link.tx)
+            && request.len() as u64 <= self.link.shared.terms.max_message_out
+            && stage_plain(&mut self.link.tx, Tag::request(method.number), id, request)?)
     }
 
     /// A number for a new call.
@@ -229,6 +272,7 @@ impl BlockingClient {
                 }
                 Some(Incoming::Message(message)) => {
                     let Message { header, payload } = message;
+                    self.draining |= header.kind == Kind::GoAway;
                     if let Some(answer) = answer_of(&self.link, &header, payload.into_owned())? {
                         return Ok(Some(answer));
                     }
@@ -247,56 +291,69 @@ impl BlockingClient {
         match self.waiter.wait(wanted, deadline)? {
             Waited::Ready if self.link.rx.ready() != crate::ring::Ready::Closed => Ok(()),
             Waited::TimedOut => self.give_up(id),
-            _ => Err(self.closed().into()),
+            _ => Err(self.closed().of_sent_call().into()),
         }
     }
 
     /// The deadline passed: tells the server, and the caller.
     #[cold]
     fn give_up(&mut self, id: u64) -> Small<()> {
-        let mut cancel = Outgoing::new(&self.link.tx, Header::new(Kind::Cancel, id), [0; 0]);
-        // If the ring is full the server is not told; it has the deadline itself.
-        let _ = cancel.stage(&mut self.link.tx)?;
+        self.owed_cancel = Some(id);
+        // If the ring is full, the next call sends it.
+        self.stage_owed_cancel()?;
         self.link.tx.publish();
         Err(Error::DeadlineExceeded.into())
     }
 
-    /// Sends a request that is large, carries a deadline, or found the ring full. Replies of
-    /// earlier calls of a pipeline are not touched, so the server must not need them taken: see
-    /// [`Pipeline::submit`].
+    /// Stages the cancellation that is owed. False if there is no space at the moment.
+    fn stage_owed_cancel(&mut self) -> Small<bool> {
+        if let Some(id) = self.owed_cancel {
+            let header = Header::new(Kind::Cancel, id);
+            if !stage_frame(&mut self.link.tx, &header, &[])? {
+                return Ok(false);
+            }
+            self.owed_cancel = None;
+        }
+        Ok(true)
+    }
+
+    /// Sends a request that is large, carries a deadline, or found the ring full. Answers that
+    /// arrive meanwhile are of calls that were given up, and let go.
     #[cold]
     #[inline(never)]
     fn send_slowly(
         &mut self,
-        method: Method,
-        id: u64,
+        header: Header,
         request: &[u8],
-        timeout: Option<Duration>,
         deadline: Option<Instant>,
     ) -> Result<()> {
-        let mut outgoing = self.outgoing(method, id, request, timeout)?;
-        while !outgoing.stage(&mut self.link.tx)? {
-            self.link.tx.publish();
-            // Nothing that arrives meanwhile is of this call; old answers are let go.
+        let id = header.request_id;
+        let mut outgoing = self.outgoing(header, request)?;
+        while !self.stage_some(&mut outgoing)? {
             while self.poll_answer()?.is_some() {}
-            let len = outgoing.next_len();
-            match self.wait_for_space(len, deadline)? {
+            match self.wait_for_space(outgoing.next_len(), deadline)? {
                 Waited::Ready => {}
+                // Of a call that was not begun the server need not hear.
+                Waited::TimedOut if !outgoing.has_begun() => return Err(Error::DeadlineExceeded),
                 Waited::TimedOut => self.give_up(id)?,
                 Waited::Closed => return Err(self.closed()),
             }
         }
-        self.link.tx.publish();
         Ok(())
+    }
+
+    /// Sends what fits of a request, and what must go before it. True if it is through.
+    pub(super) fn stage_some(&mut self, outgoing: &mut Outgoing<&[u8]>) -> Small<bool> {
+        let through = self.stage_owed_cancel()? && outgoing.stage(&mut self.link.tx)?;
+        self.link.tx.publish();
+        Ok(through)
     }
 
     /// Checks a request against the server's limit and makes a message of it.
     pub(super) fn outgoing<'a>(
         &self,
-        method: Method,
-        id: u64,
+        header: Header,
         request: &'a [u8],
-        timeout: Option<Duration>,
     ) -> Result<Outgoing<&'a [u8]>> {
         let limit = self.link.shared.terms.max_message_out;
         if request.len() as u64 > limit {
@@ -305,9 +362,6 @@ impl BlockingClient {
                 limit,
             });
         }
-        let mut header = Header::request(method.number, id);
-        header.deadline_ns =
-            timeout.map(|t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX).max(1));
         Ok(Outgoing::new(&self.link.tx, header, request))
     }
 
@@ -335,9 +389,7 @@ impl BlockingClient {
         self.link.shared.read_control();
         match self.link.shared.closed() {
             Some(_) => self.link.shared.closed_error(),
-            None => Error::Closed {
-                reason: CloseReason::Finished,
-            },
+            None => Error::closed(CloseReason::Finished),
         }
     }
 }

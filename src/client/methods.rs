@@ -2,6 +2,14 @@
 
 use crate::error::{Error, Result};
 use crate::link::Shared;
+use crate::proto::handshake::CallShape;
+
+impl Method {
+    #[cfg(feature = "tokio")]
+    pub(super) fn number(self) -> u16 {
+        self.number
+    }
+}
 
 /// Method names listed in an error.
 const LISTED: usize = 12;
@@ -31,6 +39,21 @@ pub(super) fn find(shared: &Shared, name: &str) -> Result<Method> {
         }),
         None => Err(unknown(shared, name)),
     }
+}
+
+/// Checks that a method answers in the way that it is called for.
+#[inline]
+pub(super) fn check_shape(shared: &Shared, method: Method, wanted: CallShape) -> Result<()> {
+    match shared.terms.methods.get(usize::from(method.number)) {
+        Some(method) if method.shape == wanted => Ok(()),
+        Some(method) => Err(wrong_shape(&method.name)),
+        None => Err(unknown(shared, &format!("number {}", method.number))),
+    }
+}
+
+#[cold]
+fn wrong_shape(name: &str) -> Error {
+    Error::WrongShape { name: name.into() }
 }
 
 #[cold]

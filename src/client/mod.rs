@@ -9,9 +9,9 @@ mod pipeline;
 pub use blocking::BlockingClient;
 pub use methods::Method;
 #[cfg(feature = "tokio")]
-pub use multiplexed::{ByteItems, Call, Client};
+pub use multiplexed::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
 #[cfg(all(feature = "tokio", feature = "serde"))]
-pub use multiplexed::{Items, TypedCall};
+pub use multiplexed::{ItemSink, Items, TypedCall, Upload};
 pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};

@@ -1,12 +1,16 @@
 //! Several calls in flight from one thread.
 
 use super::blocking::{Answer, BlockingClient};
-use super::methods::Method;
+use super::methods::{Method, check_shape};
 use crate::error::{Error, Result, Status};
-use crate::link::{Waited, Wanted, stage_plain, whole_max};
-use crate::proto::frame::Tag;
+use crate::link::{Waited, Wanted};
+use crate::proto::frame::Header;
+use crate::proto::handshake::CallShape;
 use crate::ring::Ready;
 use std::collections::VecDeque;
+
+/// Looks that find nothing, between two looks whether the server is still there.
+const LOOKS_PER_CONTROL: u32 = 4096;
 
 /// Names a call of a [`Pipeline`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,7 +20,8 @@ pub struct CallId(u64);
 ///
 /// Requests are published together when a reply is waited for, when the ring is full, or by
 /// [`flush`](Self::flush). Replies come in the order in which the server finishes, which for sync
-/// handlers is the order of submission. Dropping the pipeline gives up what is still in flight:
+/// handlers is the order of submission; but one of more than half the ring may be overtaken by
+/// smaller ones. Dropping the pipeline gives up what is still in flight:
 /// the server runs it, the replies are ignored.
 ///
 /// ```no_run
@@ -39,6 +44,8 @@ pub struct Pipeline<'a> {
     /// The number of the first call of this pipeline: earlier ones were given up.
     first: u64,
     in_flight: usize,
+    /// How often `try_next` found nothing.
+    looks_in_vain: u32,
     /// Replies that arrived while a request waited for space. At most `max_in_flight`.
     early: VecDeque<(u64, Result<Vec<u8>, Status>)>,
 }
@@ -50,6 +57,7 @@ impl<'a> Pipeline<'a> {
             client,
             first,
             in_flight: 0,
+            looks_in_vain: 0,
             early: VecDeque::new(),
         }
     }
@@ -77,12 +85,9 @@ impl<'a> Pipeline<'a> {
                 limit: self.max_in_flight(),
             });
         }
+        check_shape(&self.client.link.shared, method, CallShape::Unary)?;
         let id = self.client.fresh_id();
-        let tx = &mut self.client.link.tx;
-        if request.len() > whole_max(tx)
-            || request.len() as u64 > self.client.link.shared.terms.max_message_out
-            || !stage_plain(tx, Tag::request(method.number), id, request)?
-        {
+        if !self.client.stage_plain(method, id, request)? {
             self.submit_slowly(method, id, request)?;
         }
         self.in_flight += 1;
@@ -104,6 +109,29 @@ impl<'a> Pipeline<'a> {
     pub fn next<T>(
         &mut self,
         visit: impl FnOnce(CallId, Result<&[u8], Status>) -> T,
+    ) -> Result<Option<T>> {
+        self.next_or(visit, Self::wait_for_answer)
+    }
+
+    /// Hands the next reply to `visit` if it is there. Never blocks; `None` also while replies are
+    /// to come. Publishes nothing: see [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    #[inline]
+    pub fn try_next<T>(
+        &mut self,
+        visit: impl FnOnce(CallId, Result<&[u8], Status>) -> T,
+    ) -> Result<Option<T>> {
+        self.next_or(visit, Self::look_for_end)
+    }
+
+    /// The next reply; `wait` is called when there is none, and says whether to look again.
+    #[inline(always)]
+    fn next_or<T>(
+        &mut self,
+        visit: impl FnOnce(CallId, Result<&[u8], Status>) -> T,
+        wait: fn(&mut Self) -> Result<bool>,
     ) -> Result<Option<T>> {
         if let Some((id, reply)) = self.early.pop_front() {
             self.in_flight -= 1;
@@ -130,14 +158,34 @@ impl<'a> Pipeline<'a> {
                         )));
                     }
                 }
-                None => self.wait_for_answer()?,
+                None => {
+                    if !wait(self)? {
+                        break;
+                    }
+                }
             }
         }
         Ok(None)
     }
 
+    /// Notes that no reply is there, or why none will come.
+    #[inline]
+    fn look_for_end(&mut self) -> Result<bool> {
+        let link = &mut self.client.link;
+        link.rx.release();
+        self.looks_in_vain += 1;
+        if self.looks_in_vain.is_multiple_of(LOOKS_PER_CONTROL) {
+            // A server that was killed ends no ring.
+            link.shared.read_control();
+        }
+        if link.rx.ready() == Ready::Closed || link.shared.closed().is_some() {
+            return Err(self.client.closed().of_sent_call());
+        }
+        Ok(false)
+    }
+
     /// Publishes what was submitted and waits until an answer may be there.
-    fn wait_for_answer(&mut self) -> Result<()> {
+    fn wait_for_answer(&mut self) -> Result<bool> {
         let client = &mut *self.client;
         client.link.tx.publish();
         let wanted = Wanted {
@@ -146,9 +194,9 @@ impl<'a> Pipeline<'a> {
         };
         let waited = client.waiter.wait(wanted, None)?;
         if waited == Waited::Closed || client.link.rx.ready() == Ready::Closed {
-            return Err(client.closed());
+            return Err(client.closed().of_sent_call());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A request that is large or finds the ring full. The server may be unable to take it before
@@ -156,9 +204,9 @@ impl<'a> Pipeline<'a> {
     #[cold]
     #[inline(never)]
     fn submit_slowly(&mut self, method: Method, id: u64, request: &[u8]) -> Result<()> {
-        let mut outgoing = self.client.outgoing(method, id, request, None)?;
-        while !outgoing.stage(&mut self.client.link.tx)? {
-            self.client.link.tx.publish();
+        let header = Header::request(method.number, id);
+        let mut outgoing = self.client.outgoing(header, request)?;
+        while !self.client.stage_some(&mut outgoing)? {
             while let Some(answer) = self.client.poll_answer()? {
                 let (id, ended) = match answer {
                     Answer::Buffered { id, len } => (id, Ok(self.client.buffer[..len].to_vec())),

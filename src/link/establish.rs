@@ -239,6 +239,11 @@ impl Talk<'_> {
     fn receive(&mut self, handshake: &mut ClientHandshake) -> Result<(ClientStep, Vec<Handle>)> {
         let mut handles = Vec::new();
         let mut buffer = [0; 4096];
+        // A server that speaks out of turn may have sent the next message with the last one.
+        let step = handshake.receive(&[], 0)?;
+        if step != ClientStep::NeedMore {
+            return Ok((step, handles));
+        }
         loop {
             let before = handles.len();
             let received = self.socket.receive(&mut buffer, &mut handles);
@@ -268,6 +273,8 @@ pub(crate) struct Grants {
     /// The largest message that the server takes, in bytes.
     pub(crate) max_message: u64,
     pub(crate) max_in_flight: usize,
+    /// What it grants each stream in advance.
+    pub(crate) stream_credits: u32,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
     /// How long a client may take to shake hands.
@@ -281,6 +288,8 @@ pub(crate) struct Accepting {
     handshake: ServerHandshake,
     grants: Arc<Grants>,
     peer: Identity,
+    /// Whether the policy lets the client in.
+    checked: bool,
     connection_id: u64,
     /// What the socket has not taken yet, and the descriptors that go with its first byte.
     unsent: Vec<u8>,
@@ -324,6 +333,7 @@ impl Accepting {
             deadline: Instant::now() + grants.timeout,
             grants,
             peer,
+            checked: false,
             connection_id,
             unsent: Vec::new(),
             unsent_handles: Vec::new(),
@@ -383,11 +393,23 @@ impl Accepting {
 
     /// `Some(to_send)`: waiting. `None`: the client's Accept is there.
     fn step(&mut self) -> Result<Option<bool>> {
-        check(&self.grants.peers, self.peer)?;
+        if !self.checked {
+            check(&self.grants.peers, self.peer)?;
+            self.checked = true;
+        }
         let mut buffer = [0; 4096];
         loop {
             if !self.flush()? {
                 return Ok(Some(true));
+            }
+            // A client that speaks out of turn may have sent the next message with the last one.
+            match self.handshake.receive(&[], 0)? {
+                ServerStep::NeedMore => {}
+                ServerStep::Hello(agreed) => {
+                    self.offer(agreed)?;
+                    continue;
+                }
+                ServerStep::Accepted { .. } => return Ok(None),
             }
             let before = self.handles.len();
             let received = self.socket.receive(&mut buffer, &mut self.handles);
@@ -422,7 +444,7 @@ impl Accepting {
             client_segment_len: layout::segment_len(into, page) as u64,
             max_message: self.grants.max_message,
             connection_id: self.connection_id,
-            stream_credits: 0,
+            stream_credits: self.grants.stream_credits,
             label: self.grants.label.clone(),
             methods: self.grants.methods.clone(),
         };

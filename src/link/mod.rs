@@ -9,6 +9,7 @@
 mod async_wait;
 mod establish;
 mod incoming;
+mod outbox;
 mod outgoing;
 mod rx;
 mod tx;
@@ -18,6 +19,9 @@ mod wait;
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
 pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
+pub(crate) use outbox::Outbox;
+#[cfg(feature = "tokio")]
+pub(crate) use outbox::Withdrawn;
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
 pub(crate) use rx::{Record, Rx};
 pub(crate) use tx::Tx;
@@ -94,24 +98,25 @@ impl Shared {
     pub(crate) fn closed_error(&self) -> Error {
         match self.closed() {
             Some(CloseReason::Violation(violation)) => Error::Protocol(violation.clone()),
-            Some(reason) => Error::Closed {
-                reason: reason.clone(),
-            },
-            None => Error::Closed {
-                reason: CloseReason::Local,
-            },
+            Some(reason) => Error::closed(reason.clone()),
+            None => Error::closed(CloseReason::Local),
         }
     }
 
     /// Ends the connection from this side; the first reason stays. The peer is told why, if the
     /// socket takes it at once, and sees the end of file.
     pub(crate) fn close(&self, reason: CloseReason) {
+        let code = match reason {
+            CloseReason::Violation(_) => CloseCode::Violation,
+            _ => CloseCode::Finished,
+        };
+        self.close_as(code, reason);
+    }
+
+    /// As [`close`](Self::close), with a code for the peer.
+    pub(crate) fn close_as(&self, code: CloseCode, reason: CloseReason) {
         let text = reason.to_string();
         if self.closed.set(reason).is_ok() {
-            let code = match self.closed() {
-                Some(CloseReason::Violation(_)) => CloseCode::Violation,
-                _ => CloseCode::Finished,
-            };
             let message = Close { code, text }.encode();
             let _ = self.control.send(&message, &[]);
             self.control.shut_down();

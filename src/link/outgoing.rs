@@ -64,7 +64,7 @@ pub(crate) struct Outgoing<P> {
     header: Header,
     payload: P,
     rest: Fragments,
-    /// The piece that did not fit last time.
+    /// The piece that did not fit last time. `None` when all are staged.
     next: Option<Piece>,
 }
 
@@ -86,6 +86,17 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
         }
     }
 
+    /// The call that the message belongs to.
+    pub(crate) fn request_id(&self) -> u64 {
+        self.header.request_id
+    }
+
+    /// Whether it asks for something, as opposed to answering or telling.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_request(&self) -> bool {
+        self.header.kind == crate::proto::frame::Kind::Request
+    }
+
     /// Whether the message needs more than one frame.
     pub(crate) fn is_fragmented(&self) -> bool {
         self.next
@@ -104,26 +115,50 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
         !self.next.as_ref().is_some_and(first)
     }
 
-    /// Stages what fits. True when the whole message is staged. A message of several frames is
+    /// Whether all of it was staged.
+    pub(crate) fn is_through(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// Stages one frame. False if there is no space at the moment. A message of several frames is
     /// published as it goes, so that the other side empties the ring meanwhile.
+    pub(crate) fn stage_next(&mut self, tx: &mut Tx) -> Small<bool> {
+        let Some(piece) = &self.next else {
+            return Ok(true);
+        };
+        let mut header = Header {
+            fragment: piece.fragment,
+            ..self.header
+        };
+        if piece.range.start > 0 {
+            // What concerns the whole message is said once, in its first frame.
+            header.deadline_ns = None;
+            header.trace = None;
+            header.one_way = false;
+            header.client_stream = false;
+        }
+        if !stage_frame(tx, &header, &self.payload.as_ref()[piece.range.clone()])? {
+            return Ok(false);
+        }
+        if !piece.fragment.is_whole() {
+            tx.publish();
+        }
+        self.next = self.rest.next();
+        Ok(true)
+    }
+
+    /// Stages what fits. True when the whole message is staged.
     pub(crate) fn stage(&mut self, tx: &mut Tx) -> Small<bool> {
-        while let Some(piece) = &self.next {
-            let header = Header {
-                fragment: piece.fragment,
-                ..self.header
-            };
-            if !stage_frame(tx, &header, &self.payload.as_ref()[piece.range.clone()])? {
+        while !self.is_through() {
+            if !self.stage_next(tx)? {
                 return Ok(false);
             }
-            if !piece.fragment.is_whole() {
-                tx.publish();
-            }
-            self.next = self.rest.next();
         }
         Ok(true)
     }
 
     /// The same message, as far out as it is, with its payload held differently.
+    #[cfg(feature = "tokio")]
     pub(crate) fn map_payload<Q: AsRef<[u8]>>(self, hold: impl FnOnce(P) -> Q) -> Outgoing<Q> {
         Outgoing {
             header: self.header,

@@ -92,6 +92,13 @@ impl Rx {
         self.parking.arm(self.own.data_parked())
     }
 
+    /// As [`arm`](Self::arm), without the fence, which the caller owes; see
+    /// [`Parking::announce`].
+    pub(crate) fn announce(&mut self) {
+        self.release();
+        self.parking.announce(self.own.data_parked());
+    }
+
     pub(crate) fn disarm(&mut self) {
         self.parking.disarm(self.own.data_parked());
     }

@@ -94,6 +94,13 @@ impl Tx {
         self.parking.arm(self.own.space_parked())
     }
 
+    /// As [`arm`](Self::arm), without the fence, which the caller owes; see
+    /// [`Parking::announce`].
+    pub(crate) fn announce(&mut self) {
+        self.publish();
+        self.parking.announce(self.own.space_parked());
+    }
+
     pub(crate) fn disarm(&mut self) {
         self.parking.disarm(self.own.space_parked());
     }

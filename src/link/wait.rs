@@ -112,6 +112,7 @@ impl Waiter {
     fn sleep(&mut self, mut wanted: Wanted<'_>, deadline: Option<Instant>) -> Small<Waited> {
         loop {
             let reliable = wanted.arm();
+            self.sleeps += 1;
             if wanted.is_ready() {
                 wanted.disarm();
                 return Ok(Waited::Ready);
@@ -128,7 +129,6 @@ impl Waiter {
             if !reliable {
                 timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
             }
-            self.sleeps += 1;
             let woken = self.sleeper().and_then(|sleeper| sleeper.sleep(timeout));
             wanted.disarm();
             if woken.map_err(Error::io("sleep until the peer answers"))? == Woken::Control {
@@ -147,7 +147,7 @@ impl Waiter {
         Ok(self.sleeper.as_ref().expect("made above"))
     }
 
-    /// How often this thread slept in the kernel.
+    /// How often a sleep was announced. Some end with the last look, without the kernel.
     pub(crate) fn sleeps(&self) -> u64 {
         self.sleeps
     }

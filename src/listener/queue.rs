@@ -155,6 +155,7 @@ impl ListenerBuilder {
             memory: self.memory,
             max_message: limits.max_message as u64,
             max_in_flight: 1,
+            stream_credits: 0,
             label,
             methods: Arc::new([]),
             timeout: self.handshake_timeout,

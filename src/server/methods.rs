@@ -7,6 +7,9 @@ use std::sync::Arc;
 #[cfg(feature = "tokio")]
 use std::{future::Future, pin::Pin};
 
+/// Bytes of names, with three for each, that fit into the handshake whatever else is in it.
+const MAX_TABLE: usize = 1_040_000;
+
 /// What a handler may know of a call besides the request.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -25,44 +28,46 @@ pub(crate) type SyncHandler =
 
 /// A call that goes on by itself.
 #[cfg(feature = "tokio")]
-pub(crate) type Running = Pin<Box<dyn Future<Output = Result<Vec<u8>, Status>> + Send>>;
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Vec<u8>, Status>> + Send>>;
 
-/// A handler that starts such a call.
+/// A handler that starts such a call. What it gives at the end is empty if it answers by a stream.
 #[cfg(feature = "tokio")]
-pub(crate) type AsyncHandler = dyn Fn(CallContext, Vec<u8>) -> Running + Send + Sync;
+pub(crate) type AsyncHandler = dyn Fn(CallContext, Vec<u8>, Streams) -> HandlerFuture + Send + Sync;
 
-/// A handler that starts a call which is answered by a stream. What it gives at the end is empty.
+/// The handler's ends of a call's streams, as the shape has them.
 #[cfg(feature = "tokio")]
-pub(crate) type StreamHandler =
-    dyn Fn(CallContext, Vec<u8>, super::ByteItemSender) -> Running + Send + Sync;
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) receiver: Option<super::ByteItemReceiver>,
+    pub(crate) sender: Option<super::ByteItemSender>,
+}
 
 pub(crate) enum Handler {
     Sync(Box<SyncHandler>),
     #[cfg(feature = "tokio")]
-    Async(Box<AsyncHandler>),
-    #[cfg(feature = "tokio")]
-    Stream(Box<StreamHandler>),
+    Async {
+        shape: CallShape,
+        start: Box<AsyncHandler>,
+    },
 }
 
 impl Handler {
-    fn shape(&self) -> CallShape {
+    pub(crate) fn shape(&self) -> CallShape {
         match self {
+            Handler::Sync(_) => CallShape::Unary,
             #[cfg(feature = "tokio")]
-            Handler::Stream(_) => CallShape::ServerStream,
-            _ => CallShape::Unary,
+            Handler::Async { shape, .. } => *shape,
         }
     }
 }
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Handler::Sync(_) => "sync",
+        match self {
+            Handler::Sync(_) => f.write_str("sync"),
             #[cfg(feature = "tokio")]
-            Handler::Async(_) => "async",
-            #[cfg(feature = "tokio")]
-            Handler::Stream(_) => "stream",
-        })
+            Handler::Async { shape, .. } => write!(f, "async {shape:?}"),
+        }
     }
 }
 
@@ -86,12 +91,21 @@ impl Methods {
     }
 
     /// # Errors
-    /// [`Error::BadName`] for a name that the handshake cannot carry: empty, or above 255 bytes.
+    /// For what no client could be told: [`Error::BadName`] for a name that is empty, above 255
+    /// bytes or has control characters; [`Error::Setting`] if all names together are too much.
     pub(crate) fn check(&self) -> Result<()> {
         for name in &self.names {
-            if name.is_empty() || name.len() > 255 {
+            let bad = name.is_empty() || name.len() > 255 || name.chars().any(char::is_control);
+            if bad {
                 return Err(Error::BadName { name: name.clone() });
             }
+        }
+        let bytes: usize = self.names.iter().map(|name| name.len() + 3).sum();
+        if self.names.len() > usize::from(u16::MAX) || bytes > MAX_TABLE {
+            return Err(Error::Setting {
+                setting: "the table of methods",
+                rule: "at most 65,535 methods whose names have 1,040,000 bytes together",
+            });
         }
         Ok(())
     }

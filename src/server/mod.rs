@@ -1,9 +1,15 @@
 //! A server: methods under a name.
 
+#[cfg(feature = "tokio")]
+pub(crate) mod inlet;
 pub(crate) mod methods;
 #[cfg(feature = "tokio")]
 pub(crate) mod outlet;
 
+#[cfg(feature = "tokio")]
+pub use inlet::ByteItemReceiver;
+#[cfg(all(feature = "serde", feature = "tokio"))]
+pub use inlet::ItemReceiver;
 pub use methods::CallContext;
 #[cfg(feature = "tokio")]
 pub use outlet::ByteItemSender;
@@ -24,6 +30,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+#[cfg(feature = "tokio")]
+use {
+    crate::proto::handshake::CallShape,
+    methods::{HandlerFuture, Streams},
+};
+
+#[cfg(feature = "tokio")]
+use inlet::STREAM_CREDITS;
+/// Without async handlers there are no streams.
+#[cfg(not(feature = "tokio"))]
+const STREAM_CREDITS: u32 = 0;
 
 /// How much a server takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,13 +162,25 @@ impl ServerBuilder {
     /// [`method_async`](Self::method_async).
     #[cfg(feature = "tokio")]
     #[must_use]
-    pub fn method_async_with<F, R>(mut self, name: &str, handler: F) -> Self
+    pub fn method_async_with<F, R>(self, name: &str, handler: F) -> Self
     where
         F: Fn(CallContext, Vec<u8>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
     {
-        let start = move |context, request| Box::pin(handler(context, request)) as methods::Running;
-        self.methods.add(name, Handler::Async(Box::new(start)));
+        self.add_async(name, CallShape::Unary, move |context, request, _| {
+            Box::pin(handler(context, request))
+        })
+    }
+
+    #[cfg(feature = "tokio")]
+    fn add_async(
+        mut self,
+        name: &str,
+        shape: CallShape,
+        start: impl Fn(CallContext, Vec<u8>, Streams) -> HandlerFuture + Send + Sync + 'static,
+    ) -> Self {
+        let start = Box::new(start);
+        self.methods.add(name, Handler::Async { shape, start });
         self
     }
 
@@ -192,21 +221,109 @@ impl ServerBuilder {
             }
         })
     }
+
     /// Adds an async method that answers with a stream of byte strings, ended by what the handler
     /// returns. When the caller goes away, or drops the stream, the future is dropped.
     #[cfg(feature = "tokio")]
     #[must_use]
-    pub fn streaming_bytes<F, R>(mut self, name: &str, handler: F) -> Self
+    pub fn streaming_bytes<F, R>(self, name: &str, handler: F) -> Self
     where
         F: Fn(Vec<u8>, ByteItemSender) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Status>> + Send + 'static,
     {
-        let start = move |_, request, items| {
-            let call = handler(request, items);
-            Box::pin(async move { call.await.map(|()| Vec::new()) }) as methods::Running
-        };
-        self.methods.add(name, Handler::Stream(Box::new(start)));
-        self
+        self.add_async(
+            name,
+            CallShape::ServerStream,
+            move |_, request, mut streams| {
+                let sender = streams.sender.take().expect("the shape has one");
+                let call = handler(request, sender);
+                Box::pin(async move { call.await.map(|()| Vec::new()) })
+            },
+        )
+    }
+
+    /// Adds an async method that the caller sends a stream of byte strings to, besides the request,
+    /// and that answers with one reply. It may answer before the stream has ended.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn client_streaming_bytes<F, R>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Vec<u8>, ByteItemReceiver) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
+    {
+        self.add_async(
+            name,
+            CallShape::ClientStream,
+            move |_, request, mut streams| {
+                let receiver = streams.receiver.take().expect("the shape has one");
+                Box::pin(handler(request, receiver))
+            },
+        )
+    }
+
+    /// Adds an async method with a stream of byte strings in either direction, ended by what the
+    /// handler returns.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn bidirectional_bytes<F, R>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Vec<u8>, ByteItemReceiver, ByteItemSender) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        self.add_async(
+            name,
+            CallShape::Bidirectional,
+            move |_, request, mut streams| {
+                let receiver = streams.receiver.take().expect("the shape has one");
+                let sender = streams.sender.take().expect("the shape has one");
+                let call = handler(request, receiver, sender);
+                Box::pin(async move { call.await.map(|()| Vec::new()) })
+            },
+        )
+    }
+
+    /// Adds an async method that the caller sends a stream of serde types to. Otherwise as
+    /// [`client_streaming_bytes`](Self::client_streaming_bytes) and [`typed`](Self::typed).
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    #[must_use]
+    pub fn client_streaming<Q, T, A, F, R>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        T: serde::de::DeserializeOwned,
+        A: serde::Serialize,
+        F: Fn(Q, ItemReceiver<T>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<A, Status>> + Send + 'static,
+    {
+        self.client_streaming_bytes(name, move |request, items| {
+            let started = crate::typed::request(&request)
+                .map(|query| handler(query, ItemReceiver::new(items)));
+            async move {
+                let mut reply = Vec::new();
+                crate::typed::append_reply(&started?.await?, &mut reply)?;
+                Ok(reply)
+            }
+        })
+    }
+
+    /// Adds an async method with a stream of serde types in either direction. Otherwise as
+    /// [`bidirectional_bytes`](Self::bidirectional_bytes) and [`typed`](Self::typed).
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    #[must_use]
+    pub fn bidirectional<Q, T, A, F, R>(self, name: &str, handler: F) -> Self
+    where
+        Q: serde::de::DeserializeOwned,
+        T: serde::de::DeserializeOwned,
+        A: serde::Serialize,
+        F: Fn(Q, ItemReceiver<T>, ItemSender<A>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        self.bidirectional_bytes(name, move |request, incoming, outgoing| {
+            let started = crate::typed::request(&request).map(|query| {
+                let outgoing = ItemSender::new(outgoing);
+                handler(query, ItemReceiver::new(incoming), outgoing)
+            });
+            async move { started?.await }
+        })
     }
 
     /// Adds an async method that answers with a stream of serde types. Otherwise as
@@ -358,6 +475,7 @@ impl ServerBuilder {
             memory: self.memory,
             max_message: limits.max_message as u64,
             max_in_flight: limits.max_in_flight,
+            stream_credits: STREAM_CREDITS,
             label,
             methods: methods.table(),
             timeout: self.handshake_timeout,

@@ -3,7 +3,7 @@
 use crate::error::Status;
 use crate::proto::credit::CreditBalance;
 use crate::proto::status::Code;
-use crate::worker::{Item, Mail, Mailbox};
+use crate::worker::{Address, CallEvent};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
@@ -71,16 +71,21 @@ impl Account {
 /// sent, so a slow reader makes neither side's memory grow. The stream ends when the handler does.
 #[derive(Debug)]
 pub struct ByteItemSender {
-    pub(crate) account: Arc<Account>,
-    pub(crate) mailbox: Arc<Mailbox>,
-    pub(crate) key: usize,
-    pub(crate) connection: u64,
-    pub(crate) request: u64,
+    account: Arc<Account>,
+    address: Address,
     /// The largest item that the caller accepts, in bytes.
-    pub(crate) max_item: u64,
+    max_item: u64,
 }
 
 impl ByteItemSender {
+    pub(crate) fn new(account: Arc<Account>, address: Address, max_item: u64) -> Self {
+        Self {
+            account,
+            address,
+            max_item,
+        }
+    }
+
     /// Sends an item. Waits until the caller has room for it; never blocks the thread.
     ///
     /// # Errors
@@ -98,12 +103,7 @@ impl ByteItemSender {
             return Err(Status::new(Code::REPLY_TOO_LARGE, text));
         }
         std::future::poll_fn(|cx| self.account.poll_spend(len, cx)).await?;
-        self.mailbox.post(Mail::Item(Item {
-            key: self.key,
-            connection: self.connection,
-            request: self.request,
-            payload: item,
-        }));
+        self.address.post(CallEvent::Item(item));
         Ok(())
     }
 }

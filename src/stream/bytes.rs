@@ -215,6 +215,7 @@ pub(super) fn io_error(error: impl Into<Error>) -> io::Error {
     match error.into() {
         error @ Error::Closed {
             reason: Finished | Local,
+            ..
         } => io::Error::new(io::ErrorKind::BrokenPipe, error),
         error => error.into(),
     }

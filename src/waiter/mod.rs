@@ -56,7 +56,7 @@ impl Fences {
     /// The sleeper's fence. False if it could not be done, which after a successful registration
     /// only a system-call filter can cause; the caller then must not sleep for long.
     #[must_use]
-    fn sleeper(self) -> bool {
+    pub(crate) fn sleeper(self) -> bool {
         // SYNC: park-publish, the sleeper's end
         match self {
             Fences::Symmetric => {
@@ -95,10 +95,16 @@ impl Parking {
     /// announcement may go unseen, sleep only for a moment.
     #[must_use]
     pub(crate) fn arm(&mut self, word: &AtomicU64) -> bool {
+        self.announce(word);
+        self.fences.sleeper()
+    }
+
+    /// As [`arm`](Self::arm), without the fence: who sleeps on many words announces all of them,
+    /// and then one [`Fences::sleeper`] of each kind serves for all.
+    pub(crate) fn announce(&mut self, word: &AtomicU64) {
         debug_assert!(self.count & 1 == 0, "armed twice");
         self.count += 1;
         word.store(self.count, Relaxed);
-        self.fences.sleeper()
     }
 
     /// Takes the announcement back. Nothing if there is none.

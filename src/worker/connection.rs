@@ -1,24 +1,28 @@
 //! One connection of a server, served by the worker that owns it.
 
-use super::{Answer, Mailbox};
+use super::Bench;
 use crate::error::{CloseReason, Error, Small, Status, Violation};
-use crate::link::{Incoming, Link, Outgoing, next_incoming, stage_plain, whole_max};
+use crate::link::{Incoming, Link, Outbox, Outgoing, next_incoming, stage_plain, whole_max};
 use crate::proto::frame::{Header, Kind, Tag};
+use crate::proto::handshake::CloseCode;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::{Code, encode_status};
 use crate::ring::Ready;
-use crate::server::methods::{CallContext, Handler, Methods};
-use std::collections::VecDeque;
+use crate::server::methods::{CallContext, Handler};
+use crate::waiter::Fences;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 #[cfg(feature = "tokio")]
 use {
-    super::Item,
+    super::calls::{Calls, Running},
+    super::mailbox::Address,
+    crate::link::Withdrawn,
+    crate::proto::handshake::CallShape,
+    crate::server::inlet::{ByteItemReceiver, Inlet},
+    crate::server::methods::{AsyncHandler, HandlerFuture, Streams},
     crate::server::outlet::{Account, ByteItemSender},
-    std::collections::HashMap,
+    std::sync::Arc,
     std::task::{Context, Poll, Waker},
-    tokio::{runtime::Handle, task::AbortHandle},
 };
 
 /// Records that a connection may take of a sweep before the next connection's turn.
@@ -27,18 +31,6 @@ const RECORDS_PER_TURN: usize = 256;
 /// A reply buffer larger than this is not kept for the next call.
 const KEPT_REPLY: usize = 256 << 10;
 
-/// What serving needs of the worker.
-pub(super) struct Bench {
-    pub(super) methods: Arc<Methods>,
-    pub(super) mailbox: Arc<Mailbox>,
-    /// Where requests are copied to.
-    pub(super) request: Vec<u8>,
-    /// Where sync handlers write replies to.
-    pub(super) reply: Vec<u8>,
-    #[cfg(feature = "tokio")]
-    pub(super) runtime: Option<Handle>,
-}
-
 /// One connection. Owned by exactly one worker.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -46,26 +38,19 @@ pub(super) struct Connection {
     reassembly: Reassembly,
     context: CallContext,
     key: usize,
-    /// Answers for which the ring had no space. While there are any, no request is taken, so at
-    /// most one sync reply and the replies of calls in flight wait here.
-    outbox: VecDeque<Outgoing<Vec<u8>>>,
-    /// Calls that went to the runtime.
+    /// The longest reply that is staged at once, in bytes: what a record takes and the client
+    /// accepts.
+    plain_reply_max: usize,
+    /// What the ring had no space for. While it is more than one large message, no request is
+    /// taken; so it does not grow by what the client sends.
+    outbox: Outbox,
+    /// Calls that went to the runtime, or wait to.
     #[cfg(feature = "tokio")]
-    running: HashMap<u64, RunningCall>,
-    #[cfg(feature = "tokio")]
-    max_in_flight: usize,
-    /// When a sweep found something last, in the worker's ticks.
-    pub(super) last_busy: u64,
-}
-
-/// A call that went to the runtime.
-#[cfg(feature = "tokio")]
-#[derive(Debug)]
-struct RunningCall {
-    abort: AbortHandle,
-    one_way: bool,
-    /// For calls that are answered by a stream.
-    account: Option<Arc<Account>>,
+    calls: Calls,
+    /// When a sweep found something last.
+    pub(super) last_busy: Instant,
+    /// Whether it is swept.
+    pub(super) is_active: bool,
 }
 
 impl Connection {
@@ -77,17 +62,18 @@ impl Connection {
         };
         #[cfg(not(feature = "tokio"))]
         let _ = max_in_flight;
+        let accepted = usize::try_from(link.shared.terms.max_message_out).unwrap_or(usize::MAX);
         Self {
+            plain_reply_max: whole_max(&link.tx).min(accepted),
             link,
             reassembly: Reassembly::new(max_message),
             context,
             key,
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             #[cfg(feature = "tokio")]
-            running: HashMap::new(),
-            #[cfg(feature = "tokio")]
-            max_in_flight,
-            last_busy: 0,
+            calls: Calls::new(max_in_flight, max_message),
+            last_busy: Instant::now(),
+            is_active: false,
         }
     }
 
@@ -96,37 +82,34 @@ impl Connection {
     }
 
     /// The connection's number.
+    #[cfg(feature = "tokio")]
     pub(super) fn id(&self) -> u64 {
         self.context.connection
     }
 
-    /// Calls that are not answered yet.
+    /// Calls that are not answered yet, and answers that have not left.
     pub(super) fn in_flight(&self) -> usize {
         #[cfg(feature = "tokio")]
-        return self.running.len() + self.outbox.len();
+        return self.calls.len() + self.outbox.len();
         #[cfg(not(feature = "tokio"))]
         self.outbox.len()
     }
 
-    /// Whether requests may be taken: answers find space, and calls in flight are not too many.
+    /// Whether frames may be taken: answers find space, and few requests wait for others to end.
+    #[inline(always)]
     fn takes_requests(&self) -> bool {
         #[cfg(feature = "tokio")]
-        if self.running.len() >= self.max_in_flight {
+        if self.calls.are_full() {
             return false;
         }
-        self.outbox.is_empty()
+        self.outbox.is_nearly_empty()
     }
 
     /// Whether a turn would find something to do.
     #[inline(always)]
     pub(super) fn is_ready(&mut self) -> bool {
-        if self.takes_requests() {
-            return self.link.rx.ready() != Ready::Empty;
-        }
-        match self.outbox.front() {
-            Some(first) => self.link.tx.is_ready(first.next_len()),
-            None => false,
-        }
+        (self.link.rx.ready() != Ready::Empty && self.takes_requests())
+            || (!self.outbox.is_empty() && self.link.tx.is_ready(self.outbox.next_len()))
     }
 
     /// Takes what is there, up to a turn's worth, and answers what can be answered at once.
@@ -136,33 +119,33 @@ impl Connection {
     /// Why the connection is to be closed.
     #[inline(always)]
     pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<bool> {
-        if !self.takes_requests() && !self.flush_outbox()? {
-            return Ok(false);
+        let mut busy = false;
+        if !self.outbox.is_empty() {
+            let before = self.link.tx.position();
+            self.outbox.flush(&mut self.link.tx)?;
+            busy = self.link.tx.position() != before;
         }
         let mut taken = 0;
-        while taken < RECORDS_PER_TURN {
+        while taken < RECORDS_PER_TURN && self.takes_requests() {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut bench.request)? {
                 Some(Incoming::Request {
                     method,
                     id,
                     payload,
                 }) => {
+                    taken += 1;
                     let Some(Handler::Sync(handler)) = bench.methods.get(method) else {
                         let payload = payload.to_vec();
                         self.take_other(bench, Header::request(method, id), payload)?;
-                        taken += 1;
-                        if !self.takes_requests() {
-                            break;
-                        }
                         continue;
                     };
                     bench.reply.clear();
                     let (context, reply) = (&self.context, &mut bench.reply);
                     let result =
                         catch_unwind(AssertUnwindSafe(|| handler(context, payload, reply)));
-                    taken += 1;
                     if let Ok(Ok(())) = result
-                        && bench.reply.len() <= whole_max(&self.link.tx)
+                        && bench.reply.len() <= self.plain_reply_max
+                        && self.outbox.is_empty()
                         && stage_plain(&mut self.link.tx, Tag::reply(), id, &bench.reply)?
                     {
                         continue;
@@ -175,74 +158,35 @@ impl Connection {
                     let payload = payload.into_owned();
                     self.take_other(bench, header, payload)?;
                 }
-                Some(Incoming::Partial) => {
-                    taken += 1;
-                    continue;
-                }
+                Some(Incoming::Partial) => taken += 1,
                 Some(Incoming::Reply { .. }) => {
                     return Err(self.unexpected("a reply"));
                 }
                 None => break,
-            }
-            if !self.takes_requests() {
-                break;
             }
         }
         self.link.tx.publish();
         if taken == 0 {
             self.link.rx.release();
             if self.link.rx.ready() == Ready::Closed {
-                return Err(Box::new(Error::Closed {
-                    reason: CloseReason::Finished,
-                }));
+                return Err(Error::closed(CloseReason::Finished).into());
             }
         }
-        Ok(taken > 0)
+        Ok(busy || taken > 0)
     }
 
-    /// The answer of a call that moved to the runtime.
-    #[cfg(feature = "tokio")]
-    pub(super) fn answer_late(&mut self, answer: Answer) -> Small<()> {
-        match self.running.remove(&answer.request) {
-            Some(call) if call.account.is_some() => {
-                self.end_stream(answer.request, answer.result.map(drop))?;
-            }
-            Some(call) if !call.one_way => self.answer(answer.request, answer.result)?,
-            // Cancelled and answered meanwhile, or nobody waits for it.
-            _ => {}
-        }
+    /// Announces that the worker will sleep until this connection has something, and says which
+    /// fence must follow before the last look (see `waiter`).
+    pub(super) fn announce(&mut self) -> Fences {
+        // Late answers are published by the next turn, and there will be none.
         self.link.tx.publish();
-        Ok(())
-    }
-    /// An item of a stream. Credits bound how many of them can wait in the outbox.
-    #[cfg(feature = "tokio")]
-    pub(super) fn send_item(&mut self, item: Item) -> Small<()> {
-        if !self.running.contains_key(&item.request) {
-            return Ok(());
-        }
-        self.send(Header::new(Kind::StreamItem, item.request), item.payload)?;
-        self.link.tx.publish();
-        Ok(())
-    }
-
-    /// The end of a stream.
-    #[cfg(feature = "tokio")]
-    fn end_stream(&mut self, id: u64, result: Result<(), Status>) -> Small<()> {
-        let status = result.err().unwrap_or_else(|| Status::new(Code::OK, ""));
-        let (_, payload) = error_frame(id, &status);
-        self.send(Header::new(Kind::StreamEnd, id), payload)
-    }
-
-    /// Announces that the worker will sleep until this connection has something. False: only for
-    /// a moment (see `waiter`).
-    pub(super) fn arm(&mut self) -> bool {
         if self.takes_requests() {
-            self.link.rx.arm()
-        } else if self.outbox.is_empty() {
-            true
-        } else {
-            self.link.tx.arm()
+            self.link.rx.announce();
         }
+        if !self.outbox.is_empty() {
+            self.link.tx.announce();
+        }
+        self.link.shared.terms.fences
     }
 
     pub(super) fn disarm(&mut self) {
@@ -250,31 +194,23 @@ impl Connection {
         self.link.tx.disarm();
     }
 
+    /// Tells the client that the server drains: calls that it has not sent should not be.
+    pub(super) fn go_away(&mut self) -> Small<()> {
+        let (header, payload) = status_frame(Kind::GoAway, 0, &Status::new(Code::OK, ""));
+        self.send(header, payload)?;
+        self.link.tx.publish();
+        Ok(())
+    }
+
     /// The connection ends: calls in flight are dropped, the peer sees the end of the ring and the
     /// reason.
-    pub(super) fn close(mut self, reason: CloseReason) {
+    pub(super) fn close(mut self, code: CloseCode, reason: CloseReason) {
         #[cfg(feature = "tokio")]
-        for (_, call) in self.running.drain() {
-            call.abort.abort();
-            call.account.iter().for_each(|account| account.close());
-        }
+        self.calls.abort_all();
         if !matches!(reason, CloseReason::Violation(_)) {
             self.link.tx.close();
         }
-        self.link.shared.close(reason);
-    }
-
-    /// Sends what waits. True if nothing waits any more.
-    fn flush_outbox(&mut self) -> Small<bool> {
-        while let Some(first) = self.outbox.front_mut() {
-            if !first.stage(&mut self.link.tx)? {
-                self.link.tx.publish();
-                return Ok(false);
-            }
-            self.outbox.pop_front();
-        }
-        self.link.tx.publish();
-        Ok(self.takes_requests())
+        self.link.shared.close_as(code, reason);
     }
 
     /// Everything but a plain request to a sync handler.
@@ -283,61 +219,52 @@ impl Connection {
     fn take_other(&mut self, bench: &mut Bench, header: Header, payload: Vec<u8>) -> Small<()> {
         match header.kind {
             Kind::Request => self.take_request(bench, header, payload),
-            Kind::Cancel => {
-                #[cfg(feature = "tokio")]
-                if let Some(call) = self.running.remove(&header.request_id) {
-                    call.abort.abort();
-                    let status = Status::new(Code::CANCELLED, "");
-                    if let Some(account) = call.account {
-                        account.close();
-                        return self.end_stream(header.request_id, Err(status));
-                    }
-                    if !call.one_way {
-                        return self.answer(header.request_id, Err(status));
-                    }
-                }
-                Ok(())
-            }
+            #[cfg(feature = "tokio")]
+            Kind::Cancel => self.cancel(bench, header.request_id),
             #[cfg(feature = "tokio")]
             Kind::Credit => {
                 let credits = payload
                     .first_chunk()
                     .map_or(0, |bytes| u32::from_le_bytes(*bytes));
-                let call = self.running.get(&header.request_id);
-                if let Some(account) = call.and_then(|call| call.account.as_ref()) {
-                    account.grant(credits);
-                }
+                self.calls.grant(header.request_id, credits);
                 Ok(())
             }
-            Kind::Ping => {
-                let pong = Header::new(Kind::Pong, 0);
-                self.outbox
-                    .push_back(Outgoing::new(&self.link.tx, pong, payload));
-                self.flush_outbox().map(drop)
+            #[cfg(feature = "tokio")]
+            Kind::StreamItem | Kind::StreamEnd => {
+                let taken = self.calls.take_item(&header, payload);
+                taken.map_err(|text| self.link.shared.violated(Violation::Frame(text)).into())
             }
+            #[cfg(not(feature = "tokio"))]
+            Kind::Cancel | Kind::Credit => Ok(()),
+            Kind::Ping => self.send(Header::new(Kind::Pong, 0), payload),
             Kind::Pong => Ok(()),
-            Kind::Finish => Err(Box::new(Error::Closed {
-                reason: CloseReason::Finished,
-            })),
+            Kind::Finish => Err(Error::closed(CloseReason::Finished).into()),
             other => Err(self.unexpected(&format!("a {other:?} frame"))),
         }
     }
 
     fn take_request(&mut self, bench: &mut Bench, header: Header, payload: Vec<u8>) -> Small<()> {
+        if bench.draining {
+            let text = "the server is shutting down; the call was not started";
+            return self.refuse(&header, Code::DRAINING, text.into());
+        }
         let id = header.request_id;
         let methods = bench.methods.clone();
         let Some(handler) = methods.get(header.method) else {
             let text = format!("the server has no method number {}", header.method);
-            return self.answer_request(&header, Err(Status::new(Code::UNKNOWN_METHOD, text)));
+            return self.refuse(&header, Code::UNKNOWN_METHOD, text);
         };
-        let mut context = self.context.clone();
-        context.deadline = header
-            .deadline_ns
-            .map(|left| Instant::now() + Duration::from_nanos(left));
+        if handler.shape().has_client_stream() != header.client_stream {
+            let text = "the method takes a stream and got one request, or the other way round";
+            return self.refuse(&header, Code::WRONG_SHAPE, text.into());
+        }
         if header.deadline_ns == Some(0) {
             let status = Status::new(Code::DEADLINE_EXCEEDED, "");
             return self.answer_request(&header, Err(status));
         }
+        let mut context = self.context.clone();
+        let left = header.deadline_ns.map(Duration::from_nanos);
+        context.deadline = left.and_then(|left| Instant::now().checked_add(left));
         match handler {
             Handler::Sync(handler) => {
                 bench.reply.clear();
@@ -349,100 +276,179 @@ impl Connection {
                 self.answer_slowly(bench, id, result)
             }
             #[cfg(feature = "tokio")]
-            Handler::Stream(start) => {
-                let account = Arc::new(Account::new(self.link.shared.terms.stream_credits));
-                let outlet = ByteItemSender {
-                    account: account.clone(),
-                    mailbox: bench.mailbox.clone(),
-                    key: self.key,
-                    connection: self.id(),
-                    request: id,
-                    max_item: self.link.shared.terms.max_message_out,
-                };
-                match catch_unwind(AssertUnwindSafe(|| start(context, payload, outlet))) {
-                    Ok(call) => self.move_to_runtime(bench, id, call, header, Some(account)),
-                    Err(panic) => self.end_stream(id, Err(panicked(&*panic))),
-                }
-            }
-            #[cfg(feature = "tokio")]
-            Handler::Async(start) => {
-                let started = catch_unwind(AssertUnwindSafe(|| {
-                    let mut call = start(context, payload);
-                    // Wake-ups meanwhile are not lost: a call that is not ready is spawned, and
-                    // spawning polls it again.
-                    let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-                    (call, polled)
-                }));
-                match started {
-                    Ok((_, Poll::Ready(result))) => self.answer_request(&header, result),
-                    Ok((call, Poll::Pending)) => {
-                        self.move_to_runtime(bench, id, call, header, None)
-                    }
-                    Err(panic) => self.answer_request(&header, Err(panicked(&*panic))),
-                }
+            Handler::Async { shape, start } => {
+                self.start(bench, &header, context, payload, *shape, start)
             }
         }
     }
 
-    /// A call that is not ready goes on in the runtime and comes back as an [`Answer`].
+    /// Starts an async handler, or puts the request off until another call has ended.
     #[cfg(feature = "tokio")]
-    fn move_to_runtime(
+    fn start(
+        &mut self,
+        bench: &mut Bench,
+        header: &Header,
+        context: CallContext,
+        payload: Vec<u8>,
+        shape: CallShape,
+        start: &AsyncHandler,
+    ) -> Small<()> {
+        let id = header.request_id;
+        if self.calls.contains(id) {
+            return Err(self.unexpected(&format!("call {id} twice at a time")));
+        }
+        if self.calls.are_all_running() {
+            if shape != CallShape::Unary {
+                let text = "too many calls are in flight on this connection";
+                return self.refuse(header, Code::TOO_MANY_IN_FLIGHT, text.into());
+            }
+            self.calls.defer(*header, payload);
+            return Ok(());
+        }
+        let account = shape.has_server_stream().then(|| {
+            let credits = self.link.shared.terms.stream_credits;
+            Arc::new(Account::new(credits))
+        });
+        let inlet = shape.has_client_stream().then(|| Arc::new(Inlet::new()));
+        let streams = Streams {
+            sender: account.clone().map(|account| {
+                let max_item = self.link.shared.terms.max_message_out;
+                ByteItemSender::new(account, self.address(bench, id), max_item)
+            }),
+            receiver: inlet
+                .clone()
+                .map(|inlet| ByteItemReceiver::new(inlet, self.address(bench, id))),
+        };
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            let mut call = start(context, payload, streams);
+            if shape != CallShape::Unary {
+                return Started::Pending(call);
+            }
+            // Wake-ups meanwhile are not lost: a call that is not ready is spawned, and spawning
+            // polls it again.
+            match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(result) => Started::Ready(result),
+                Poll::Pending => Started::Pending(call),
+            }
+        }));
+        let call = match started {
+            Ok(Started::Pending(call)) => call,
+            Ok(Started::Ready(result)) => {
+                return self.answer_request(header, result.map_err(Status::of_handler));
+            }
+            Err(panic) => return self.answer_request(header, Err(panicked(&*panic))),
+        };
+        let Some(runtime) = &bench.runtime else {
+            let text = "the server has no runtime for async handlers";
+            return self.answer_request(header, Err(Status::new(Code::INTERNAL, text)));
+        };
+        let left = header.deadline_ns.map(Duration::from_nanos);
+        let running = Running {
+            abort: super::calls::spawn(runtime, call, left, self.address(bench, id)),
+            shape,
+            one_way: header.one_way,
+            account,
+            inlet,
+        };
+        self.calls.run(id, running);
+        Ok(())
+    }
+
+    #[cfg(feature = "tokio")]
+    fn address(&self, bench: &Bench, request: u64) -> Address {
+        Address {
+            mailbox: bench.mailbox.clone(),
+            key: self.key,
+            connection: self.id(),
+            request,
+        }
+    }
+
+    /// The caller has given up a call.
+    #[cfg(feature = "tokio")]
+    fn cancel(&mut self, bench: &mut Bench, id: u64) -> Small<()> {
+        let status = Status::new(Code::CANCELLED, "");
+        if let Some(header) = self.calls.withdraw_deferred(id) {
+            return self.answer_request(&header, Err(status));
+        }
+        let Some(call) = self.calls.end(id) else {
+            return Ok(());
+        };
+        call.abort();
+        if call.shape.has_server_stream() {
+            // Items that wait are of no use to anybody.
+            let torn = self.outbox.withdraw(id) == Withdrawn::Torn;
+            let (header, payload) = status_frame(Kind::StreamEnd, id, &status);
+            let end = Outgoing::new(&self.link.tx, header, payload);
+            if torn {
+                self.outbox.push_first(end);
+            } else {
+                self.outbox.push(end);
+            }
+            self.outbox.flush(&mut self.link.tx)?;
+        } else if !call.one_way {
+            self.answer(id, Err(status))?;
+        }
+        self.start_deferred(bench)
+    }
+
+    /// Starts calls that waited for others to end.
+    #[cfg(feature = "tokio")]
+    fn start_deferred(&mut self, bench: &mut Bench) -> Small<()> {
+        while let Some((header, payload)) = self.calls.next_deferred() {
+            self.take_request(bench, header, payload)?;
+        }
+        Ok(())
+    }
+
+    /// The answer of a call that moved to the runtime. Published by the next turn.
+    #[cfg(feature = "tokio")]
+    pub(super) fn answer_late(
         &mut self,
         bench: &mut Bench,
         id: u64,
-        call: crate::server::methods::Running,
-        header: Header,
-        account: Option<Arc<Account>>,
+        result: Result<Vec<u8>, Status>,
     ) -> Small<()> {
-        let Some(runtime) = &bench.runtime else {
-            let text = "the server has no runtime for async handlers";
-            return self.answer_request(&header, Err(Status::new(Code::INTERNAL, text)));
+        let Some(call) = self.calls.end(id) else {
+            // Cancelled and answered meanwhile.
+            return Ok(());
         };
-        if self.running.contains_key(&id) {
-            return Err(self.unexpected(&format!("call {id} twice at a time")));
+        call.leave();
+        if call.shape.has_server_stream() {
+            self.end_stream(id, result.map(drop))?;
+        } else if !call.one_way {
+            self.answer(id, result)?;
         }
-        let (key, connection) = (self.key, self.id());
-        let mailbox = bench.mailbox.clone();
-        let left = header.deadline_ns.map(Duration::from_nanos);
-        let guarded = async move {
-            match left {
-                None => call.await,
-                Some(left) => tokio::time::timeout(left, call).await.unwrap_or_else(|_| {
-                    Err(Status::new(
-                        Code::DEADLINE_EXCEEDED,
-                        "the handler was still busy",
-                    ))
-                }),
-            }
-        };
-        // One task, so that an abort drops the handler's future; a panic in it is caught by the
-        // second, which only waits for the first.
-        let task = runtime.spawn(guarded);
-        let abort = task.abort_handle();
-        self.running.insert(
-            id,
-            RunningCall {
-                abort,
-                one_way: header.one_way,
-                account,
-            },
-        );
-        runtime.spawn(async move {
-            let result = match task.await {
-                Ok(result) => result,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => Err(panicked(&*panic)),
-                    Err(_) => return,
-                },
-            };
-            mailbox.post(super::Mail::Answer(Answer {
-                key,
-                connection,
-                request: id,
-                result,
-            }));
-        });
-        Ok(())
+        self.start_deferred(bench)
+    }
+
+    /// An item of a stream. Credits bound how many of them can wait in the outbox.
+    #[cfg(feature = "tokio")]
+    pub(super) fn send_item(&mut self, id: u64, item: Vec<u8>) -> Small<()> {
+        if !self.calls.contains(id) {
+            return Ok(());
+        }
+        self.send(Header::new(Kind::StreamItem, id), item)
+    }
+
+    /// Tells the caller that the handler took items of its stream.
+    #[cfg(feature = "tokio")]
+    pub(super) fn send_credits(&mut self, id: u64, credits: u32) -> Small<()> {
+        if !self.calls.grant_caller(id, credits) {
+            return Ok(());
+        }
+        self.send(
+            Header::new(Kind::Credit, id),
+            credits.to_le_bytes().to_vec(),
+        )
+    }
+
+    /// The end of a stream.
+    #[cfg(feature = "tokio")]
+    fn end_stream(&mut self, id: u64, result: Result<(), Status>) -> Small<()> {
+        let status = result.err().unwrap_or_else(|| Status::new(Code::OK, ""));
+        let (header, payload) = status_frame(Kind::StreamEnd, id, &status);
+        self.send(header, payload)
     }
 
     /// Answers a call whose reply is not plain, or found no space.
@@ -456,7 +462,7 @@ impl Connection {
     ) -> Small<()> {
         let result = match result {
             Ok(Ok(())) => Ok(std::mem::take(&mut bench.reply)),
-            Ok(Err(status)) => Err(status),
+            Ok(Err(status)) => Err(status.of_handler()),
             Err(panic) => Err(panicked(&*panic)),
         };
         self.answer(id, result)?;
@@ -465,6 +471,12 @@ impl Connection {
         }
         Ok(())
     }
+
+    /// Turns a request away without a handler having seen it.
+    fn refuse(&mut self, header: &Header, code: Code, text: String) -> Small<()> {
+        self.answer_request(header, Err(Status::new(code, text)))
+    }
+
     /// Answers a request, unless the caller wants no answer.
     fn answer_request(&mut self, header: &Header, result: Result<Vec<u8>, Status>) -> Small<()> {
         if header.one_way {
@@ -482,22 +494,24 @@ impl Connection {
                     "the reply has {} bytes, the caller accepts {limit}",
                     reply.len()
                 );
-                error_frame(id, &Status::new(Code::REPLY_TOO_LARGE, text))
+                let status = Status::new(Code::REPLY_TOO_LARGE, text);
+                status_frame(Kind::Error, id, &status)
             }
-            Err(status) => error_frame(id, &status),
+            Err(status) => status_frame(Kind::Error, id, &status),
         };
         self.send(header, payload)
     }
 
-    /// Sends a message, or as much of it as fits; the rest waits.
+    /// Stages a message, or as much of it as fits; the rest waits.
     fn send(&mut self, header: Header, payload: Vec<u8>) -> Small<()> {
-        self.outbox
-            .push_back(Outgoing::new(&self.link.tx, header, payload));
-        if self.outbox.len() == 1 {
-            self.flush_outbox()?;
+        let mut message = Outgoing::new(&self.link.tx, header, payload);
+        if self.outbox.is_empty() && message.stage(&mut self.link.tx)? {
+            return Ok(());
         }
+        self.outbox.push(message);
         Ok(())
     }
+
     #[cold]
     fn unexpected(&self, what: &str) -> Box<Error> {
         let text = format!("the client sent {what}, which a server does not take");
@@ -505,15 +519,22 @@ impl Connection {
     }
 }
 
-fn error_frame(id: u64, status: &Status) -> (Header, Vec<u8>) {
+/// How far an async handler came in place.
+#[cfg(feature = "tokio")]
+enum Started {
+    Ready(Result<Vec<u8>, Status>),
+    Pending(HandlerFuture),
+}
+
+fn status_frame(kind: Kind, id: u64, status: &Status) -> (Header, Vec<u8>) {
     let (code, text) = encode_status(status.code, &status.message);
     let mut payload = code.to_vec();
     payload.extend_from_slice(text);
-    (Header::new(Kind::Error, id), payload)
+    (Header::new(kind, id), payload)
 }
 
 /// What the caller is told about a handler that panicked.
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Status {
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Status {
     let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text.as_str(),

@@ -1,8 +1,11 @@
 //! How other threads hand things to a worker.
 
+#[cfg(feature = "tokio")]
 use crate::error::Status;
 use crate::link::Link;
 use crate::sys::MultiplexerWaker;
+#[cfg(feature = "tokio")]
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool,
     Ordering::{Relaxed, SeqCst},
@@ -15,36 +18,55 @@ use std::time::Instant;
 pub(crate) enum Mail {
     /// A connection, to be owned from now on.
     Connection(Box<Link>),
-    /// An answer of a handler that did not finish in place.
-    Answer(Answer),
-    /// An item of a stream.
+    /// Something happened to a call that went to the runtime.
     #[cfg(feature = "tokio")]
-    Item(Item),
+    Call {
+        /// The worker's key of the connection.
+        key: usize,
+        /// The connection's number, for keys are used again.
+        connection: u64,
+        /// The call.
+        request: u64,
+        /// What happened.
+        event: CallEvent,
+    },
     /// Finish what is in flight, at the latest at this time, then end.
     Drain(Instant),
 }
 
-/// What a handler that moved to the runtime came to.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// The worker's key of the connection.
-    pub(crate) key: usize,
-    /// The connection's number, for keys are used again.
-    pub(crate) connection: u64,
-    /// The call.
-    pub(crate) request: u64,
-    pub(crate) result: Result<Vec<u8>, Status>,
-}
-
-/// What a handler sends before it is done. It was paid for with credits.
+/// What a handler in the runtime does.
 #[cfg(feature = "tokio")]
 #[derive(Debug)]
-pub(crate) struct Item {
-    /// As in [`Answer`].
-    pub(crate) key: usize,
-    pub(crate) connection: u64,
-    pub(crate) request: u64,
-    pub(crate) payload: Vec<u8>,
+pub(crate) enum CallEvent {
+    /// It is done.
+    Ended(Result<Vec<u8>, Status>),
+    /// It sends an item of a stream, which was paid for with credits.
+    Item(Vec<u8>),
+    /// It has taken items of the caller's stream, of so many credits.
+    Credits(u32),
+}
+
+/// Where a call belongs.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) key: usize,
+    pub(super) connection: u64,
+    pub(super) request: u64,
+}
+
+#[cfg(feature = "tokio")]
+impl Address {
+    /// Tells the worker what the call does.
+    pub(crate) fn post(&self, event: CallEvent) {
+        self.mailbox.post(Mail::Call {
+            key: self.key,
+            connection: self.connection,
+            request: self.request,
+            event,
+        });
+    }
 }
 
 /// Mail for one worker, and the means to wake it.

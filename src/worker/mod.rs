@@ -13,28 +13,40 @@
 //!      +--- quiet for a while -+
 //! ```
 
+#[cfg(feature = "tokio")]
+mod calls;
 mod connection;
 mod mailbox;
 
 #[cfg(feature = "tokio")]
-pub(crate) use mailbox::Item;
-pub(crate) use mailbox::{Answer, Mail, Mailbox};
+pub(crate) use mailbox::{Address, CallEvent};
+pub(crate) use mailbox::{Mail, Mailbox};
 
 use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::Link;
+use crate::proto::handshake::CloseCode;
 use crate::server::methods::Methods;
 use crate::settings::Spin;
 use crate::sys::{Event, Multiplexer};
-use crate::waiter::Spinner;
-use connection::{Bench, Connection};
+use crate::waiter::{Fences, Spinner};
+use connection::Connection;
 use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Sweeps between two looks at the clock and the kernel's events while connections are busy.
-const SWEEPS_PER_TICK: u32 = 64;
+/// How often a busy worker looks at the clock and at the kernel's events, about: rarely enough to
+/// cost little, often enough that who rings a busy worker does not wait long.
+const TICK: Duration = Duration::from_micros(50);
+
+/// The most sweeps in a tick.
+const MAX_SWEEPS_PER_TICK: u32 = 256;
+
+/// After so long without anything a connection is parked while others are busy. Sweeping over an
+/// idle connection costs a few nanoseconds; parking one costs a fence and, when it comes back, a
+/// system call on either side.
+const QUIET: Duration = Duration::from_millis(1);
 
 /// Longest sleep when an announcement of it may have gone unseen.
 const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
@@ -72,22 +84,27 @@ impl WorkerHandle {
         let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
         let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
         let load = Arc::new(AtomicUsize::new(0));
+        let now = Instant::now();
         let worker = Worker {
             connections: Slab::new(),
             active: Vec::new(),
             multiplexer,
             bench: Bench {
                 methods,
+                draining: false,
+                #[cfg(feature = "tokio")]
                 mailbox: mailbox.clone(),
                 request: Vec::new(),
                 reply: Vec::new(),
                 #[cfg(feature = "tokio")]
                 runtime: settings.runtime.clone(),
             },
+            mailbox: mailbox.clone(),
             spinner: Spinner::new(settings.spin),
             load: load.clone(),
             drain_until: None,
-            tick: 0,
+            now,
+            sweeps_per_tick: 1,
             settings,
         };
         let thread = std::thread::Builder::new()
@@ -111,18 +128,36 @@ impl WorkerHandle {
     }
 }
 
+/// What serving a connection needs of the worker.
+struct Bench {
+    /// Empty while draining, so that no request finds its handler.
+    methods: Arc<Methods>,
+    draining: bool,
+    #[cfg(feature = "tokio")]
+    mailbox: Arc<Mailbox>,
+    /// Where requests are copied to.
+    request: Vec<u8>,
+    /// Where sync handlers write replies to.
+    reply: Vec<u8>,
+    #[cfg(feature = "tokio")]
+    runtime: Option<tokio::runtime::Handle>,
+}
+
 struct Worker {
     connections: Slab<Connection>,
-    /// Keys of the connections that are swept.
+    /// Keys of the connections that are swept; those and no others are marked `is_active`.
     active: Vec<usize>,
     multiplexer: Multiplexer,
     bench: Bench,
+    mailbox: Arc<Mailbox>,
     spinner: Spinner,
     load: Arc<AtomicUsize>,
     /// Set while draining: when to end at the latest.
     drain_until: Option<Instant>,
-    /// Counts looks at the clock, to tell which connections have been quiet.
-    tick: u64,
+    /// The time at the last tick.
+    now: Instant,
+    /// Adapted so that a tick lasts about [`TICK`].
+    sweeps_per_tick: u32,
     settings: WorkerSettings,
 }
 
@@ -142,31 +177,36 @@ impl Worker {
         let mut mail = Vec::new();
         let mut sweeps = 0;
         loop {
-            let busy = self.sweep();
-            if self.bench.mailbox.has_mail() {
-                self.bench.mailbox.collect(&mut mail);
+            let mut busy = self.sweep();
+            if self.mailbox.has_mail() {
+                // Whatever comes of it is published by a turn.
+                busy = true;
+                self.mailbox.collect(&mut mail);
                 mail.drain(..).for_each(|mail| self.take_mail(mail));
             }
             if busy {
                 sweeps += 1;
-                if sweeps >= SWEEPS_PER_TICK {
-                    sweeps = 0;
-                    self.tick();
+                if sweeps < self.sweeps_per_tick {
+                    continue;
                 }
-                continue;
+                sweeps = 0;
+                self.tick();
             }
             if self.is_drained() {
                 break;
             }
+            if busy {
+                continue;
+            }
             let Self {
                 active,
                 connections,
-                bench,
+                mailbox,
                 spinner,
                 ..
             } = &mut self;
             let found = spinner.spin(|| {
-                bench.mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
+                mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
             });
             if !found {
                 self.sleep();
@@ -174,7 +214,11 @@ impl Worker {
         }
         for (_, connection) in std::mem::take(&mut self.connections) {
             self.load.fetch_sub(1, Relaxed);
-            connection.close(CloseReason::Local);
+            let code = match connection.in_flight() {
+                0 => CloseCode::Drained,
+                _ => CloseCode::Shutdown,
+            };
+            connection.close(code, CloseReason::Local);
         }
     }
 
@@ -188,47 +232,59 @@ impl Worker {
             match connection.turn(&mut self.bench) {
                 Ok(false) => place += 1,
                 Ok(true) => {
-                    connection.last_busy = self.tick;
+                    connection.last_busy = self.now;
                     busy = true;
                     place += 1;
                 }
-                Err(error) => {
-                    self.active.swap_remove(place);
-                    self.remove(key, *error);
-                }
+                // Takes it off the list.
+                Err(error) => self.remove(key, *error),
             }
         }
         busy
     }
 
     /// Once in a while between busy sweeps: looks what the kernel has to say, and parks the
-    /// connections that were quiet for a whole tick.
+    /// connections that have been quiet.
     #[cold]
     fn tick(&mut self) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.now);
+        if took < TICK / 2 {
+            self.sweeps_per_tick = (self.sweeps_per_tick * 2).min(MAX_SWEEPS_PER_TICK);
+        } else if took > TICK * 2 {
+            self.sweeps_per_tick = (self.sweeps_per_tick / 2).max(1);
+        }
         self.listen(Some(Duration::ZERO));
-        let tick = self.tick;
-        let quiet = |c: &Connection| c.last_busy + 1 < tick;
-        let (connections, mut parked) = (&mut self.connections, Vec::new());
-        self.active.retain(|&key| {
-            let park = quiet(&connections[key]);
-            if park {
-                parked.push(key);
-            }
-            !park
-        });
-        self.park(parked);
-        self.tick += 1;
+        let connections = &mut self.connections;
+        let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
+        if self.active.iter().any(|&key| quiet(&connections[key])) {
+            let (parked, active) = self
+                .active
+                .drain(..)
+                .partition(|&key| quiet(&connections[key]));
+            self.active = active;
+            self.park(parked);
+        }
     }
 
-    /// Parks connections: announces it, then looks once more. Those that have something after all
-    /// become active again. False if the announcement may have gone unseen.
+    /// Parks connections, which the caller has taken off the active list: announces it, then looks
+    /// once more. Those that have something after all become active again. False if the
+    /// announcement may have gone unseen.
     fn park(&mut self, keys: Vec<usize>) -> bool {
-        let mut reliable = true;
+        let (mut symmetric, mut asymmetric) = (false, false);
         for &key in &keys {
-            reliable &= self.connections[key].arm();
+            let connection = &mut self.connections[key];
+            connection.is_active = false;
+            match connection.announce() {
+                Fences::Symmetric => symmetric = true,
+                Fences::Asymmetric => asymmetric = true,
+            }
         }
+        // One fence of each kind serves all announcements.
+        let reliable = (!symmetric || Fences::Symmetric.sleeper())
+            & (!asymmetric || Fences::Asymmetric.sleeper());
         for key in keys {
-            if self.connections[key].is_ready() || !reliable {
+            if !reliable || self.connections[key].is_ready() {
                 self.activate(key);
             }
         }
@@ -236,12 +292,13 @@ impl Worker {
     }
 
     fn activate(&mut self, key: usize) {
-        if let Some(connection) = self.connections.get_mut(key) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.is_active
+        {
             connection.disarm();
-            connection.last_busy = self.tick;
-            if !self.active.contains(&key) {
-                self.active.push(key);
-            }
+            connection.last_busy = self.now;
+            connection.is_active = true;
+            self.active.push(key);
         }
     }
 
@@ -253,7 +310,7 @@ impl Worker {
         if reliable && !self.active.is_empty() {
             return;
         }
-        if !self.bench.mailbox.fall_asleep() {
+        if !self.mailbox.fall_asleep() {
             return;
         }
         let mut timeout = self
@@ -263,7 +320,7 @@ impl Worker {
             timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
         }
         self.listen(timeout);
-        self.bench.mailbox.wake_up();
+        self.mailbox.wake_up();
     }
 
     /// Takes the kernel's events.
@@ -275,6 +332,7 @@ impl Worker {
             Event::Socket(key) => sockets.push(key),
             Event::Woken => {}
         });
+        self.now = Instant::now();
         if let Err(error) = listened {
             // Cannot happen with a valid descriptor; do not spin on it if it does.
             tracing::error!(%error, "a worker cannot sleep");
@@ -289,7 +347,6 @@ impl Worker {
             shared.read_control();
             if shared.closed().is_some() {
                 let error = shared.closed_error();
-                self.active.retain(|&other| other != key);
                 self.remove(key, error);
             }
         }
@@ -299,40 +356,48 @@ impl Worker {
         match mail {
             Mail::Connection(link) => self.adopt(*link),
             #[cfg(feature = "tokio")]
-            Mail::Answer(answer) => {
-                let (key, id) = (answer.key, answer.connection);
-                self.with_connection(key, id, |connection| connection.answer_late(answer));
+            Mail::Call {
+                key,
+                connection: id,
+                request,
+                event,
+            } => {
+                let Self {
+                    connections, bench, ..
+                } = self;
+                // Keys are used again.
+                let connection = connections.get_mut(key).filter(|c| c.id() == id);
+                let Some(connection) = connection else {
+                    return;
+                };
+                let taken = match event {
+                    CallEvent::Ended(result) => connection.answer_late(bench, request, result),
+                    CallEvent::Item(item) => connection.send_item(request, item),
+                    CallEvent::Credits(credits) => connection.send_credits(request, credits),
+                };
+                self.follow_up(key, taken);
             }
-            #[cfg(feature = "tokio")]
-            Mail::Item(item) => {
-                let (key, id) = (item.key, item.connection);
-                self.with_connection(key, id, |connection| connection.send_item(item));
-            }
-            #[cfg(not(feature = "tokio"))]
-            Mail::Answer(_) => {}
-            Mail::Drain(until) => self.drain_until = Some(until),
+            Mail::Drain(until) => self.drain(until),
         }
     }
-    /// Does something with a connection, if it is still there, and has it swept again.
-    #[cfg(feature = "tokio")]
-    fn with_connection(
-        &mut self,
-        key: usize,
-        id: u64,
-        work: impl FnOnce(&mut Connection) -> Small<()>,
-    ) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.id() != id {
-            return;
+
+    /// Takes no more requests; calls in flight go on.
+    fn drain(&mut self, until: Instant) {
+        self.drain_until = Some(until);
+        self.bench.draining = true;
+        self.bench.methods = Arc::default();
+        let keys: Vec<_> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let told = self.connections[key].go_away();
+            self.follow_up(key, told);
         }
-        match work(connection) {
+    }
+
+    /// After something was done to a connection outside of its turn: it gets one, or is closed.
+    fn follow_up(&mut self, key: usize, done: Small<()>) {
+        match done {
             Ok(()) => self.activate(key),
-            Err(error) => {
-                self.active.retain(|&other| other != key);
-                self.remove(key, *error);
-            }
+            Err(error) => self.remove(key, *error),
         }
     }
 
@@ -356,32 +421,40 @@ impl Worker {
             settings.max_message,
             settings.max_in_flight,
         ));
-        self.activate(key);
+        if self.bench.draining {
+            let told = self.connections[key].go_away();
+            self.follow_up(key, told);
+        } else {
+            self.activate(key);
+        }
     }
 
-    /// Takes a connection out, active or not. The caller has taken it off the active list.
+    /// Takes a connection out, active or not, and closes it.
     fn remove(&mut self, key: usize, error: Error) {
         let connection = self.connections.remove(key);
+        if connection.is_active {
+            self.active.retain(|&other| other != key);
+        }
         self.load.fetch_sub(1, Relaxed);
         let shared = &connection.link().shared;
         self.multiplexer.remove(shared.bell());
         self.multiplexer.remove(shared.control());
         let peer = shared.peer;
-        let reason = match error {
-            Error::Closed { reason } => {
+        let (code, reason) = match error {
+            Error::Closed { reason, .. } => {
                 tracing::debug!(peer.pid, %reason, "connection closed");
-                reason
+                (CloseCode::Finished, reason)
             }
             Error::Protocol(violation) => {
                 tracing::warn!(peer.pid, peer.user = %peer.user(), %violation, "connection closed");
-                CloseReason::Violation(violation)
+                (CloseCode::Violation, CloseReason::Violation(violation))
             }
             other => {
                 tracing::error!(peer.pid, error = %other, "connection closed");
-                CloseReason::Local
+                (CloseCode::Internal, CloseReason::Local)
             }
         };
-        connection.close(reason);
+        connection.close(code, reason);
     }
 
     fn is_drained(&self) -> bool {

@@ -60,7 +60,9 @@ fn what_is_in_flight_is_finished() {
 /// Whether the server said that it ends, as opposed to just being gone.
 fn is_orderly(error: &Error) -> bool {
     match error {
-        Error::Closed { reason } => {
+        // The client has heard that, and not yet that it is over.
+        Error::Status(status) => status.code == Code::DRAINING,
+        Error::Closed { reason, .. } => {
             matches!(reason, CloseReason::Finished | CloseReason::PeerSays(_))
         }
         _ => false,

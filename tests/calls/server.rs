@@ -3,7 +3,8 @@
 use crate::support::Settings;
 use crate::support::child::{Commands, open_descriptors, say};
 use nearwire::{
-    ByteItemSender, Code, ItemSender, Limits, PeerPolicy, Server, ServerBuilder, Spin, Status,
+    ByteItemSender, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Server, ServerBuilder,
+    Spin, Status,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -339,6 +340,84 @@ fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
                 }
             },
         )
+        // The sum of the items, after the caller has sent them all.
+        .client_streaming("sum", |start: u64, mut items: ItemReceiver<u64>| async move {
+            let mut sum = start;
+            while let Some(item) = items.next().await {
+                sum = sum.wrapping_add(item?);
+            }
+            Ok(sum)
+        })
+        // The bytes of all items, joined; slowly, if so said.
+        .client_streaming_bytes("join", |pause: Vec<u8>, mut items| async move {
+            let mut joined = Vec::new();
+            while let Some(item) = items.next().await {
+                joined.extend(item?);
+                if let [ms] = pause[..] {
+                    tokio::time::sleep(Duration::from_millis(ms.into())).await;
+                }
+            }
+            Ok(joined)
+        })
+        // Answers after so many items, and takes no more.
+        .client_streaming("first", |count: u64, mut items: ItemReceiver<u64>| async move {
+            let mut got = Vec::new();
+            while (got.len() as u64) < count {
+                match items.next().await {
+                    Some(item) => got.push(item?),
+                    None => break,
+                }
+            }
+            Ok(got)
+        })
+        .client_streaming_bytes("never_reads", {
+            let counted = counters.clone();
+            move |_, items| {
+                let dropped = Dropped::new(&counted);
+                async move {
+                    std::future::pending::<()>().await;
+                    drop((items, dropped));
+                    Ok(vec![])
+                }
+            }
+        })
+        // How the stream ended.
+        .client_streaming_bytes("how_it_ends", {
+            let counted = counters.clone();
+            move |_, mut items| {
+                let counted = counted.clone();
+                async move {
+                    let end = loop {
+                        match items.next().await {
+                            Some(Ok(_)) => {}
+                            Some(Err(status)) => break status.code.to_string(),
+                            None => break "in order".to_owned(),
+                        }
+                    };
+                    if end == "CANCELLED" {
+                        counted.dropped.fetch_add(1, Relaxed);
+                    }
+                    Ok(end.into_bytes())
+                }
+            }
+        })
+        .bidirectional(
+            "double",
+            |factor: u64, mut incoming: ItemReceiver<u64>, mut outgoing: ItemSender<u64>| async move {
+                while let Some(item) = incoming.next().await {
+                    outgoing.send(&(item? * factor)).await?;
+                }
+                Ok(())
+            },
+        )
+        .bidirectional_bytes("chat", |hello, mut incoming, mut outgoing| async move {
+            outgoing.send(hello).await?;
+            while let Some(item) = incoming.next().await {
+                outgoing.send(item?).await?;
+            }
+            outgoing.send("bye").await?;
+            Err(Status::new(Code::DATA_LOSS, "that was all"))
+        })
         // The sender outlives the handler.
         .streaming_bytes("leak", move |_, items| {
             leaked.lock().unwrap().push(items);

@@ -42,7 +42,7 @@ fn items_may_be_larger_than_the_ring() {
                 .connect(&name)
                 .await
                 .unwrap();
-            for (count, len) in [(300, 3000), (20, 200_000), (3, 5 << 20)] {
+            for (count, len) in [(300u64, 3000u64), (20, 200_000), (3, 5 << 20)] {
                 let mut items = client.stream::<Vec<u8>>("patterns", &(count, len));
                 for n in 0..count {
                     let item = items.next().await.unwrap().unwrap();

@@ -23,12 +23,12 @@ fn idle_connections_cost_no_processor_time() {
     // Until all have stopped to spin.
     std::thread::sleep(Duration::from_millis(500));
     let processes = [("server", &server), ("async clients", &tasks)];
-    let before = processes.map(|(_, process)| process.cpu_time());
+    let before = processes.map(|(_, process)| process.cpu_times());
     let begun = Instant::now();
     std::thread::sleep(Duration::from_secs(10));
     let passed = begun.elapsed();
     for ((what, process), before) in processes.into_iter().zip(before) {
-        let used = process.cpu_time() - before;
+        let used = process.cpu_time_since(&before);
         let share = used.as_secs_f64() / passed.as_secs_f64();
         eprintln!(
             "{what}: {used:?} of processor time in {passed:?}, {:.4} %",

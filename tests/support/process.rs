@@ -151,15 +151,29 @@ impl Process {
         }
     }
 
-    /// Time that the child has spent on processors, all threads together. A sleeping process has
-    /// exactly what it had.
-    pub fn cpu_time(&self) -> Duration {
+    /// Time that each thread of the child has spent on processors. A sleeping thread has exactly
+    /// what it had.
+    pub fn cpu_times(&self) -> HashMap<String, Duration> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
-        let of_task = |task: std::io::Result<std::fs::DirEntry>| -> u64 {
-            let text = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
-            text.split(' ').next().unwrap().parse().unwrap()
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            let task = task.unwrap();
+            // A thread may end between the two looks.
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let nanos = text.split(' ').next().unwrap().parse().unwrap();
+            let thread = task.file_name().into_string().unwrap();
+            Some((thread, Duration::from_nanos(nanos)))
         };
-        Duration::from_nanos(tasks.map(of_task).sum())
+        tasks.filter_map(of_task).collect()
+    }
+
+    /// Time that the child's threads, those that are still there, have spent on processors since
+    /// `before`.
+    pub fn cpu_time_since(&self, before: &HashMap<String, Duration>) -> Duration {
+        let spent = |(thread, time): (&String, &Duration)| {
+            let before = before.get(thread).copied().unwrap_or_default();
+            time.saturating_sub(before)
+        };
+        self.cpu_times().iter().map(spent).sum()
     }
 
     /// Descriptors that the child has open.

@@ -1,11 +1,11 @@
 //! One call: the future of its reply.
 
 use super::state::State;
-use super::{Core, SOLO_CALLS, check_shape};
+use super::{Core, SOLO_CALLS};
 use crate::client::Method;
+use crate::client::methods::check_shape;
 use crate::error::{CloseReason, Error, Result, Small};
-use crate::link::{Outgoing, stage_plain, whole_max};
-use crate::proto::frame::{Header, Tag};
+use crate::proto::frame::Header;
 use crate::proto::handshake::CallShape;
 use crate::waiter::Slice;
 use std::borrow::Cow;
@@ -39,20 +39,13 @@ enum Stage<'a> {
     Failed(Option<Box<Error>>),
     /// Not known to the connection.
     New(Request<'a>),
-    /// Has a place; not, or not wholly, in the ring.
-    /// Boxed, because it is rare and large and a call is moved about.
-    Sending {
-        key: usize,
-        outgoing: Box<Outgoing<Cow<'a, [u8]>>>,
-    },
-    /// Has a place; the server has the request.
+    /// Has a place; its request is on its way.
     Sent { key: usize },
     /// Over, and its place is free.
     Done,
 }
 
-/// A call's part of the connection: its place, and its request on the way there. Gives up what it
-/// holds when dropped.
+/// A call's part of the connection: its place. Gives up what it holds when dropped.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     pub(super) core: Arc<Core>,
@@ -83,93 +76,63 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Sends the request, or what fits of it, when there is a place for the call. Ready with the
-    /// place, whether or not all of it is sent.
+    /// Sends the request when there is a place for the call. Ready with the place.
     #[inline]
     pub(super) fn poll_begin(
         &mut self,
         state: &mut State,
         cx: &mut Context<'_>,
     ) -> Poll<Small<usize>> {
-        match &mut self.stage {
-            Stage::Sent { key } => Poll::Ready(Ok(*key)),
-            Stage::Sending { .. } => Poll::Ready(self.go_on_sending(state)),
-            Stage::New(request) => {
-                if state.over {
-                    return Poll::Ready(Err(state.error().into()));
-                }
-                let limit = self.core.shared.terms.max_message_out;
-                let len = request.payload.len();
-                if len as u64 > limit {
-                    let error = Error::TooLarge {
-                        len: len as u64,
-                        limit,
-                    };
-                    return Poll::Ready(Err(error.into()));
-                }
-                let stream = self.shape != CallShape::Unary;
-                let Some((key, id)) = state.take_place(&mut self.ticket, stream) else {
-                    state.queue_for_place(&mut self.ticket, cx);
-                    return self.poll_deadline(cx).map(Err);
-                };
-                let method = request.method.number;
-                let plain = self.deadline.is_none() && len <= whole_max(&state.link.tx);
-                if plain && state.may_send() {
-                    let tx = &mut state.link.tx;
-                    match stage_plain(tx, Tag::request(method), id, &request.payload) {
-                        Ok(true) => {
-                            state.publish_soon();
-                            self.stage = Stage::Sent { key };
-                            return Poll::Ready(Ok(key));
-                        }
-                        Ok(false) => {}
-                        Err(error) => {
-                            state.remove_unsent(key);
-                            return Poll::Ready(Err(error));
-                        }
-                    }
-                }
-                let mut header = Header::request(method, id);
-                header.deadline_ns = self.deadline.map(|deadline| {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
-                });
-                let payload = std::mem::take(&mut request.payload);
-                let outgoing = Box::new(Outgoing::new(&state.link.tx, header, payload));
-                self.stage = Stage::Sending { key, outgoing };
-                Poll::Ready(self.go_on_sending(state))
-            }
-            Stage::Failed(error) => {
-                let over = || {
-                    Box::new(Error::Closed {
-                        reason: CloseReason::Local,
-                    })
-                };
-                Poll::Ready(Err(error.take().unwrap_or_else(over)))
-            }
-            Stage::Done => Poll::Ready(Err(Box::new(Error::Closed {
-                reason: CloseReason::Local,
-            }))),
-        }
-    }
-
-    #[cold]
-    fn go_on_sending(&mut self, state: &mut State) -> Small<usize> {
-        let Stage::Sending { key, outgoing } = &mut self.stage else {
-            unreachable!("only called in this stage")
+        let request = match &mut self.stage {
+            Stage::Sent { key } => return Poll::Ready(Ok(*key)),
+            Stage::New(request) => request,
+            Stage::Failed(error) => return Poll::Ready(Err(error.take().unwrap_or_else(over))),
+            Stage::Done => return Poll::Ready(Err(over())),
         };
-        let key = *key;
-        if state.send(key, outgoing)? {
-            self.stage = Stage::Sent { key };
-        } else {
-            state.queue(key, outgoing);
+        if state.over || state.draining {
+            return Poll::Ready(Err(state.error().into()));
         }
-        Ok(key)
+        let limit = self.core.shared.terms.max_message_out;
+        let len = request.payload.len() as u64;
+        if len > limit {
+            return Poll::Ready(Err(Error::TooLarge { len, limit }.into()));
+        }
+        let mut deadline_ns = None;
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Poll::Ready(Err(Error::DeadlineExceeded.into()));
+            }
+            deadline_ns = Some(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+        }
+        let Some((key, id)) = state.take_place(&mut self.ticket, self.shape) else {
+            state.queue_for_place(&mut self.ticket, cx);
+            return self.poll_deadline(cx).map(Err);
+        };
+        let mut header = Header::request(request.method.number, id);
+        header.deadline_ns = deadline_ns;
+        header.client_stream = self.shape.has_client_stream();
+        let payload = std::mem::take(&mut request.payload);
+        self.stage = Stage::Sent { key };
+        if let Err(error) = state.send(header, payload) {
+            // The server broke the protocol: nothing goes out any more.
+            state.end_all();
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(key))
     }
 
-    /// Whether the whole request is with the server.
-    pub(super) fn is_sent(&self) -> bool {
-        matches!(self.stage, Stage::Sent { .. })
+    /// Whether the call has ended, and its end was claimed.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// The place, once the request is on its way.
+    pub(super) fn key(&self) -> Option<usize> {
+        match self.stage {
+            Stage::Sent { key } => Some(key),
+            _ => None,
+        }
     }
 
     /// Ready with the error when the deadline is over.
@@ -190,11 +153,8 @@ impl<'a> Place<'a> {
     /// Frees what the call holds. What has not ended is cancelled at the server.
     #[inline]
     pub(super) fn leave(&mut self, state: &mut State) {
-        match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Sent { key } => state.remove(key, true),
-            Stage::Sending { key, outgoing } if outgoing.has_begun() => state.remove(key, true),
-            Stage::Sending { key, .. } => state.remove_unsent(key),
-            Stage::Failed(_) | Stage::New(_) | Stage::Done => {}
+        if let Stage::Sent { key } = std::mem::replace(&mut self.stage, Stage::Done) {
+            state.abandon(key);
         }
         state.leave_queue(&mut self.ticket);
     }
@@ -202,12 +162,15 @@ impl<'a> Place<'a> {
     /// As [`leave`](Self::leave), when the call's end was claimed.
     #[inline]
     pub(super) fn leave_ended(&mut self, state: &mut State) {
-        if let Stage::Sent { key } | Stage::Sending { key, .. } =
-            std::mem::replace(&mut self.stage, Stage::Done)
-        {
-            state.remove(key, false);
+        if let Stage::Sent { key } = std::mem::replace(&mut self.stage, Stage::Done) {
+            state.remove(key);
         }
     }
+}
+
+/// The error for a call that is polled after its end.
+fn over() -> Box<Error> {
+    Error::closed(CloseReason::Local).into()
 }
 
 impl Drop for Place<'_> {
@@ -254,7 +217,7 @@ impl<'a> Call<'a> {
     #[inline(always)]
     fn look(&mut self, state: &mut State, key: usize) -> Option<Small<Vec<u8>>> {
         let mut end = state.claim(key);
-        if end.is_none() && state.in_flight() == 1 {
+        if end.is_none() && state.is_solo() {
             state.receive();
             end = state.claim(key);
         }
@@ -273,7 +236,7 @@ impl<'a> Call<'a> {
         cx: &mut Context<'_>,
     ) -> Poll<Small<Vec<u8>>> {
         state.watch(key, cx);
-        let alone = state.in_flight() == 1 && self.place.is_sent();
+        let alone = state.is_solo();
         if !alone {
             state.solo_left = 0;
         } else if state.solo_left > 0 {

@@ -28,6 +28,22 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    /// The runtime is gone, and nobody would be woken any more.
+    fn drop(&mut self) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let mut state = core.lock();
+        if !state.over {
+            state.driver = None;
+            state.close();
+            state.end_all();
+        }
+        Core::unlock(state);
+    }
+}
+
 impl Future for Driver {
     type Output = ();
 

@@ -25,9 +25,9 @@ mod state;
 pub use call::Call;
 #[cfg(feature = "serde")]
 pub use call::TypedCall;
-pub use items::ByteItems;
+pub use items::{ByteItemSink, ByteItems, ByteUpload};
 #[cfg(feature = "serde")]
-pub use items::Items;
+pub use items::{ItemSink, Items, Upload};
 
 use super::ClientBuilder;
 use super::methods::{self, Method};
@@ -38,10 +38,11 @@ use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
 use crate::waiter::Spinner;
 use call::Request;
+use items::StreamCall;
 use state::State;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 /// Calls that may be made alone in a row before one lets other tasks run first.
 const SOLO_CALLS: u32 = 64;
@@ -194,6 +195,28 @@ impl Client {
         ))
     }
 
+    /// Tells the server something and wants no answer, not even an error. Ready when the request
+    /// is on its way; waits while much else is.
+    ///
+    /// # Errors
+    /// As [`call_bytes`](Self::call_bytes), what the handler says excepted.
+    pub async fn notify_bytes(&self, method: &str, request: &[u8]) -> Result<()> {
+        let method = self.method(method)?;
+        methods::check_shape(&self.core.shared, method, CallShape::Unary)?;
+        let limit = self.core.shared.terms.max_message_out;
+        let len = request.len() as u64;
+        if len > limit {
+            return Err(Error::TooLarge { len, limit });
+        }
+        std::future::poll_fn(|cx| {
+            let mut state = self.core.lock();
+            let sent = state.poll_notify(method.number(), request, cx);
+            Core::unlock(state);
+            sent
+        })
+        .await
+    }
+
     /// A call that is answered by a stream of byte strings. Nothing is sent before the stream is
     /// polled; dropping it cancels the call. The server sends only as much ahead as credits
     /// allow: 64 items or 4 MiB, whichever is less.
@@ -201,10 +224,22 @@ impl Client {
     /// The stream ends after the first error, which is any that
     /// [`call_bytes`](Self::call_bytes) gives.
     pub fn stream_bytes(&self, method: &str, request: &[u8]) -> ByteItems {
-        let request = self
-            .method(method)
-            .map(|m| Request::new(m, Cow::<[u8]>::Owned(request.to_vec())));
-        ByteItems::new(self.core.clone(), request)
+        let request = self.bytes_request(method, request);
+        ByteItems::new(self.stream_call(request, CallShape::ServerStream))
+    }
+
+    /// A call that sends a stream of byte strings, besides the request, and gets one reply.
+    pub fn client_stream_bytes(&self, method: &str, request: &[u8]) -> ByteUpload {
+        let request = self.bytes_request(method, request);
+        ByteUpload::new(self.stream_call(request, CallShape::ClientStream))
+    }
+
+    /// A call with a stream of byte strings in either direction. The halves may go to different
+    /// tasks; the call is cancelled when both are dropped before its end.
+    pub fn bidirectional_bytes(&self, method: &str, request: &[u8]) -> (ByteItemSink, ByteItems) {
+        let request = self.bytes_request(method, request);
+        let call = self.stream_call(request, CallShape::Bidirectional);
+        (ByteItemSink::new(call.clone()), ByteItems::new(call))
     }
 
     /// A call that is answered by a stream of serde types. Otherwise as
@@ -215,10 +250,65 @@ impl Client {
         method: &str,
         request: &(impl serde::Serialize + ?Sized),
     ) -> Items<R> {
-        Items::new(ByteItems::new(
-            self.core.clone(),
-            self.typed_request(method, request),
-        ))
+        let request = self.typed_request(method, request);
+        let call = self.stream_call(request, CallShape::ServerStream);
+        Items::new(ByteItems::new(call))
+    }
+
+    /// A call that sends a stream of serde types, besides the request, and gets one reply.
+    #[cfg(feature = "serde")]
+    pub fn client_stream<T: serde::Serialize, R: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &(impl serde::Serialize + ?Sized),
+    ) -> Upload<T, R> {
+        let request = self.typed_request(method, request);
+        let call = self.stream_call(request, CallShape::ClientStream);
+        Upload::new(ByteUpload::new(call))
+    }
+
+    /// A call with a stream of serde types in either direction. Otherwise as
+    /// [`bidirectional_bytes`](Self::bidirectional_bytes).
+    #[cfg(feature = "serde")]
+    pub fn bidirectional<T: serde::Serialize, R: serde::de::DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &(impl serde::Serialize + ?Sized),
+    ) -> (ItemSink<T>, Items<R>) {
+        let request = self.typed_request(method, request);
+        let call = self.stream_call(request, CallShape::Bidirectional);
+        let sink = ItemSink::new(ByteItemSink::new(call.clone()));
+        (sink, Items::new(ByteItems::new(call)))
+    }
+
+    /// Whether calls can be made: the connection is there, and the server has not said that it
+    /// shuts down. Costs no system call.
+    pub fn is_open(&self) -> bool {
+        let state = self.core.lock();
+        !state.over && !state.draining
+    }
+
+    /// Waits until [`is_open`](Self::is_open) is no longer true.
+    pub async fn closed(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.core.lock();
+            if state.over || state.draining {
+                return Poll::Ready(());
+            }
+            state.want_end.retain(|waker| !waker.will_wake(cx.waker()));
+            state.want_end.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn stream_call(&self, request: Result<Request<'static>>, shape: CallShape) -> StreamCall {
+        StreamCall::new(self.core.clone(), request, shape)
+    }
+
+    fn bytes_request(&self, method: &str, request: &[u8]) -> Result<Request<'static>> {
+        let method = self.method(method)?;
+        Ok(Request::new(method, Cow::<[u8]>::Owned(request.to_vec())))
     }
 
     #[cfg(feature = "serde")]
@@ -254,19 +344,5 @@ impl ClientBuilder {
             Error::io("connect: the runtime is shutting down")(std::io::ErrorKind::Other.into())
         })??;
         Client::new(link, self.spin)
-    }
-}
-
-/// Whether a method answers in the way that it is called for.
-fn check_shape(shared: &Shared, method: Method, wanted: CallShape) -> Result<()> {
-    match shared.terms.methods.get(usize::from(method.number)) {
-        Some(method) if method.shape == wanted => Ok(()),
-        Some(method) => Err(Error::WrongShape {
-            name: method.name.to_string(),
-        }),
-        None => Err(Error::NoMethod {
-            name: format!("number {}", method.number),
-            known: vec![],
-        }),
     }
 }

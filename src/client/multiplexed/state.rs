@@ -2,13 +2,17 @@
 
 use crate::client::STREAM_CREDITS;
 use crate::client::blocking::{status_of, unexpected};
-use crate::error::{CloseReason, Error, Small, Violation};
+use crate::error::{CloseReason, Error, Small, Status, Violation};
+use crate::layout::WORD;
 use crate::link::{
-    AsyncWaiter, Incoming, Link, Outgoing, Waited, Wanted, next_incoming, stage_frame,
+    AsyncWaiter, Incoming, Link, Outbox, Outgoing, Waited, Wanted, Withdrawn, next_incoming,
+    stage_plain, whole_max,
 };
 use crate::proto::credit::{CreditBalance, credit_cost};
-use crate::proto::frame::{Header, Kind};
+use crate::proto::frame::{Header, Kind, Tag};
+use crate::proto::handshake::CallShape;
 use crate::proto::reassembly::{Message, Reassembly};
+use crate::proto::status::encode_status;
 use crate::ring::Ready;
 use slab::Slab;
 use std::borrow::Cow;
@@ -34,20 +38,18 @@ pub(super) struct State {
     generation: u32,
     /// Calls whose end has not come.
     pending: usize,
-    /// The call whose fragments are on their way; at most one may be.
-    fragmenting: Option<usize>,
-    /// Calls that wait for that one's fragments to be through.
-    want_turn: Vec<usize>,
-    /// Calls that wait for space in the ring, and the most that any of them needs, in bytes.
-    want_space: Vec<usize>,
-    space_needed: usize,
+    /// What the ring had no space for. The driver sends it, so that a call whose future is not
+    /// polled any more hinders nobody.
+    outbox: Outbox,
     /// Futures that wait for a place among the calls, by ticket.
     want_place: VecDeque<(u64, Waker)>,
+    /// Futures that wait for the outbox to be nearly empty.
+    want_room: Vec<Waker>,
     next_ticket: u64,
-    /// Frames about calls (cancellations, credits) for which the ring had no space.
-    notes: VecDeque<(Header, [u8; 4])>,
     /// The connection is over: calls find their end in `link.shared`.
     pub(super) over: bool,
+    /// The server has said that it shuts down; new calls are not sent.
+    pub(super) draining: bool,
     /// Whether the driver will be polled without anybody's doing.
     pub(super) driver_awake: bool,
     /// Whether the driver will be polled in a moment, and not only when the doorbell rings.
@@ -58,6 +60,8 @@ pub(super) struct State {
     pub(super) driver: Option<Waker>,
     /// How many calls may be made alone before one looks whether it is.
     pub(super) solo_left: u32,
+    /// Who waits for the connection's end.
+    pub(super) want_end: Vec<Waker>,
     /// Wakers due, to be called without the lock.
     pub(super) to_wake: Vec<Waker>,
 }
@@ -71,8 +75,8 @@ struct Slot {
     end: Option<Small<Vec<u8>>>,
     /// For calls that are answered by a stream.
     items: Option<ItemQueue>,
-    /// In `want_space` or `want_turn`.
-    queued: bool,
+    /// For calls that send a stream.
+    upload: Option<Upload>,
 }
 
 /// Items that arrived and were not taken.
@@ -83,6 +87,16 @@ struct ItemQueue {
     balance: CreditBalance,
     /// Credits of items that were taken, not yet granted again.
     taken: u32,
+}
+
+/// The caller's stream to the server.
+#[derive(Debug)]
+struct Upload {
+    /// What may still be sent.
+    balance: CreditBalance,
+    /// Who waits to send.
+    waker: Option<Waker>,
+    finished: bool,
 }
 
 impl State {
@@ -96,19 +110,18 @@ impl State {
             calls: Slab::new(),
             generation: 0,
             pending: 0,
-            fragmenting: None,
-            want_turn: Vec::new(),
-            want_space: Vec::new(),
-            space_needed: 0,
+            outbox: Outbox::default(),
             want_place: VecDeque::new(),
+            want_room: Vec::new(),
             next_ticket: 0,
-            notes: VecDeque::new(),
             over: false,
+            draining: false,
             driver_awake: false,
             driver_running: false,
             unpublished: 0,
             driver: None,
             solo_left: 0,
+            want_end: Vec::new(),
             to_wake: Vec::new(),
         }
     }
@@ -117,23 +130,29 @@ impl State {
         self.calls.len()
     }
 
+    /// Whether one call is in flight and its request is with the server.
+    #[inline(always)]
+    pub(super) fn is_solo(&self) -> bool {
+        self.calls.len() == 1 && self.outbox.is_empty()
+    }
+
     /// Whether a call's end, or anything else that the server will send, is still to come.
     pub(super) fn is_waiting(&self) -> bool {
-        self.pending > 0 || !self.want_space.is_empty()
+        self.pending > 0 || !self.outbox.is_empty()
     }
 
     /// Whether [`receive`](Self::receive) would find something.
     #[inline(always)]
     pub(super) fn has_news(&mut self) -> bool {
         self.link.rx.ready() != Ready::Empty
-            || (!self.want_space.is_empty() && self.link.tx.is_ready(self.space_needed))
+            || (!self.outbox.is_empty() && self.link.tx.is_ready(self.outbox.next_len()))
     }
 
     /// A place for a call, and its number; `None` at the connection's limit.
     pub(super) fn take_place(
         &mut self,
         ticket: &mut Option<u64>,
-        stream: bool,
+        shape: CallShape,
     ) -> Option<(usize, u64)> {
         if self.calls.len() >= self.link.shared.terms.max_in_flight {
             return None;
@@ -142,10 +161,15 @@ impl State {
             self.want_place.retain(|(other, _)| *other != ticket);
         }
         self.generation = self.generation.wrapping_add(1);
-        let items = stream.then(|| ItemQueue {
+        let items = shape.has_server_stream().then(|| ItemQueue {
             items: VecDeque::new(),
             balance: CreditBalance::new(STREAM_CREDITS),
             taken: 0,
+        });
+        let upload = shape.has_client_stream().then(|| Upload {
+            balance: CreditBalance::new(self.link.shared.terms.stream_credits),
+            waker: None,
+            finished: false,
         });
         let entry = self.calls.vacant_entry();
         let key = entry.key();
@@ -155,7 +179,7 @@ impl State {
             waker: None,
             end: None,
             items,
-            queued: false,
+            upload,
         });
         self.pending += 1;
         Some((key, id))
@@ -195,30 +219,109 @@ impl State {
             .extend(self.want_place.pop_front().map(|(_, waker)| waker));
     }
 
-    /// Sends what fits of a request. True if it is through.
-    pub(super) fn send(
-        &mut self,
-        key: usize,
-        outgoing: &mut Outgoing<Cow<'_, [u8]>>,
-    ) -> Small<bool> {
-        if !self.send_notes()? {
-            return Ok(false);
+    /// Sends a call's message, or as much of it as fits; the driver sends the rest.
+    #[inline]
+    pub(super) fn send(&mut self, header: Header, payload: Cow<'_, [u8]>) -> Small<()> {
+        let tx = &mut self.link.tx;
+        let plain = header.flags() == crate::proto::frame::Flags::NONE
+            && header.kind == Kind::Request
+            && payload.len() <= whole_max(tx);
+        if plain && self.outbox.lets_pass(WORD + payload.len(), tx) {
+            let tag = Tag::request(header.method);
+            if stage_plain(tx, tag, header.request_id, &payload)? {
+                self.publish_soon();
+                return Ok(());
+            }
         }
-        if outgoing.is_fragmented() && *self.fragmenting.get_or_insert(key) != key {
-            return Ok(false);
-        }
-        let through = outgoing.stage(&mut self.link.tx)?;
-        self.link.tx.publish();
-        if through {
-            self.fragments_through(key);
-        }
-        Ok(through)
+        self.send_slowly(header, payload)
     }
 
-    /// Whether nothing must be sent before a new request.
-    #[inline(always)]
-    pub(super) fn may_send(&self) -> bool {
-        self.notes.is_empty()
+    #[cold]
+    fn send_slowly(&mut self, header: Header, payload: Cow<'_, [u8]>) -> Small<()> {
+        let mut message = Outgoing::new(&self.link.tx, header, payload);
+        if self.outbox.is_empty() && message.stage(&mut self.link.tx)? {
+            self.publish();
+            return Ok(());
+        }
+        self.publish();
+        self.outbox.push(message.map_payload(Cow::into_owned));
+        // The driver may be asleep for data alone.
+        self.driver_awake = false;
+        self.wake_driver();
+        Ok(())
+    }
+
+    /// Sends a request that gets no answer. Waits while more than one large message waits to go
+    /// out, so that a flood does not fill the memory.
+    pub(super) fn poll_notify(
+        &mut self,
+        method: u16,
+        payload: &[u8],
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        if self.over || self.draining {
+            return Poll::Ready(Err(self.error()));
+        }
+        if !self.outbox.is_nearly_empty() {
+            self.want_room.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        // No call has this place.
+        let id = u64::from(self.generation) << 32 | u64::from(u32::MAX);
+        let mut header = Header::request(method, id);
+        header.one_way = true;
+        let sent = self.send(header, Cow::Borrowed(payload));
+        if sent.is_err() {
+            self.end_all();
+        }
+        Poll::Ready(sent.map_err(Error::from))
+    }
+
+    /// As [`send`](Self::send), for small frames about a call. An error is found by whoever looks
+    /// next.
+    fn note(&mut self, header: Header, payload: Vec<u8>) {
+        let _ = self.send(header, Cow::Owned(payload));
+    }
+
+    /// Sends an item of a call's stream when there are credits for it.
+    pub(super) fn poll_send_item(
+        &mut self,
+        key: usize,
+        item: &mut Vec<u8>,
+        cx: &Context<'_>,
+    ) -> Poll<Small<()>> {
+        let call = &mut self.calls[key];
+        let Some(upload) = &mut call.upload else {
+            return Poll::Ready(Ok(()));
+        };
+        if call.end.is_some() {
+            // The call's end says how it went; nobody needs the item any more.
+            return Poll::Ready(Ok(()));
+        }
+        if !upload.balance.spend(item.len() as u64) {
+            upload.waker = Some(cx.waker().clone());
+            self.wake_driver();
+            return Poll::Pending;
+        }
+        let header = Header::new(Kind::StreamItem, call.id);
+        Poll::Ready(self.send(header, Cow::Owned(std::mem::take(item))))
+    }
+
+    /// Ends a call's stream to the server, once.
+    pub(super) fn finish_upload(&mut self, key: usize, status: &Status) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        let over = call.end.is_some();
+        if let Some(upload) = &mut call.upload
+            && !std::mem::replace(&mut upload.finished, true)
+            && !over
+        {
+            let (code, text) = encode_status(status.code, &status.message);
+            let header = Header::new(Kind::StreamEnd, call.id);
+            self.note(header, [&code, text].concat());
+        }
     }
 
     /// Publishes a staged request: at once, or with a few others if several calls are in flight
@@ -240,40 +343,6 @@ impl State {
     pub(super) fn publish(&mut self) {
         self.unpublished = 0;
         self.link.tx.publish();
-    }
-
-    fn fragments_through(&mut self, key: usize) {
-        if self.fragmenting == Some(key) {
-            self.fragmenting = None;
-            let keys = std::mem::take(&mut self.want_turn);
-            self.call_up(keys);
-        }
-    }
-
-    /// Notes that a call cannot go on sending: for want of space, or because another call's
-    /// fragments are on their way.
-    pub(super) fn queue(&mut self, key: usize, outgoing: &Outgoing<Cow<'_, [u8]>>) {
-        self.space_needed = self.space_needed.max(outgoing.next_len());
-        if std::mem::replace(&mut self.calls[key].queued, true) {
-            return;
-        }
-        if outgoing.is_fragmented() && self.fragmenting.is_some_and(|other| other != key) {
-            self.want_turn.push(key);
-            return;
-        }
-        self.want_space.push(key);
-        // The driver may be asleep for data alone.
-        self.to_wake.extend(self.driver.clone());
-    }
-
-    /// Wakes the calls of a queue.
-    fn call_up(&mut self, keys: Vec<usize>) {
-        for key in keys {
-            if let Some(call) = self.calls.get_mut(key) {
-                call.queued = false;
-                self.to_wake.extend(call.waker.clone());
-            }
-        }
     }
 
     /// Remembers whom to wake for a call.
@@ -314,10 +383,8 @@ impl State {
         if queue.taken >= STREAM_CREDITS / 2 && !ended {
             let credits = std::mem::take(&mut queue.taken);
             queue.balance.grant(credits);
-            self.notes
-                .push_back((Header::new(Kind::Credit, call.id), credits.to_le_bytes()));
-            // An error is found by whoever looks next.
-            let _ = self.send_notes();
+            let header = Header::new(Kind::Credit, call.id);
+            self.note(header, credits.to_le_bytes().to_vec());
         }
         Some(item)
     }
@@ -329,12 +396,7 @@ impl State {
         if self.over {
             return 0;
         }
-        if !self.want_space.is_empty() && self.link.tx.is_ready(self.space_needed) {
-            self.space_needed = 0;
-            let keys = std::mem::take(&mut self.want_space);
-            self.call_up(keys);
-        }
-        match self.take_records() {
+        match self.exchange() {
             Ok(count) => count,
             Err(_) => {
                 // `violated` has noted the reason.
@@ -342,6 +404,22 @@ impl State {
                 1
             }
         }
+    }
+
+    #[inline]
+    fn exchange(&mut self) -> Small<usize> {
+        if !self.outbox.is_empty() {
+            self.outbox.flush(&mut self.link.tx)?;
+            if self.outbox.is_nearly_empty() {
+                self.to_wake.append(&mut self.want_room);
+            }
+        }
+        let count = self.take_records()?;
+        if count == 0 && self.link.rx.ready() == Ready::Closed {
+            self.end_all();
+            return Ok(1);
+        }
+        Ok(count)
     }
 
     #[inline]
@@ -406,13 +484,36 @@ impl State {
                 }
                 return Ok(());
             }
-            Kind::GoAway | Kind::Ping | Kind::Pong => return Ok(()),
+            Kind::Credit => {
+                let credits = payload
+                    .first_chunk()
+                    .map_or(0, |bytes| u32::from_le_bytes(*bytes));
+                if let Some(upload) = call.and_then(|call| call.upload.as_mut()) {
+                    upload.balance.grant(credits);
+                    self.to_wake.extend(upload.waker.take());
+                }
+                return Ok(());
+            }
+            Kind::GoAway => {
+                self.draining = true;
+                self.to_wake.append(&mut self.want_end);
+                return Ok(());
+            }
+            Kind::Ping | Kind::Pong => return Ok(()),
             other => return Err(unexpected(&self.link, &format!("a {other:?} frame")).into()),
         };
         if let Some(call) = call {
             call.end = Some(end);
             self.pending -= 1;
             self.to_wake.extend(call.waker.take());
+            if let Some(upload) = &mut call.upload {
+                self.to_wake.extend(upload.waker.take());
+                // What of it still waits is of no use.
+                let withdrawn = self.outbox.withdraw(header.request_id);
+                if withdrawn == Withdrawn::Torn {
+                    self.cancel(header.request_id, withdrawn);
+                }
+            }
         }
         Ok(())
     }
@@ -420,7 +521,8 @@ impl State {
     /// The driver's sleep until there is something, or somebody wants space and there is.
     pub(super) fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<Small<Waited>> {
         let link = &mut self.link;
-        let space = (!self.want_space.is_empty()).then_some((&mut link.tx, self.space_needed));
+        let waiting = !self.outbox.is_empty();
+        let space = waiting.then_some((&mut link.tx, self.outbox.next_len()));
         let waited = self.waiter.poll_wait(
             cx,
             Wanted {
@@ -457,49 +559,40 @@ impl State {
         }
     }
 
-    /// Sends what frames about calls are due. False if they do not all fit.
-    fn send_notes(&mut self) -> Small<bool> {
-        if self.notes.is_empty() {
-            return Ok(true);
-        }
-        while let Some((header, payload)) = self.notes.front() {
-            let payload: &[u8] = if header.kind == Kind::Credit {
-                payload
-            } else {
-                &[]
-            };
-            if !stage_frame(&mut self.link.tx, header, payload)? {
-                break;
-            }
-            self.notes.pop_front();
-        }
-        self.link.tx.publish();
-        Ok(self.notes.is_empty())
-    }
-
-    /// Takes a call out. `cancel`: the server has the request, or some of it, and is told that
-    /// nobody waits for its answer.
-    pub(super) fn remove(&mut self, key: usize, cancel: bool) {
-        let call = self.calls.remove(key);
-        // The slot of a claimed unary call has no end any more, but is not pending either; the
-        // caller tells them apart by `cancel`.
-        if cancel && call.end.is_none() {
-            self.pending -= 1;
-            self.notes
-                .push_back((Header::new(Kind::Cancel, call.id), [0; 4]));
-            // An error is found by whoever looks next.
-            let _ = self.send_notes();
-        }
-        self.fragments_through(key);
+    /// Takes out a call that has ended and was claimed.
+    #[inline]
+    pub(super) fn remove(&mut self, key: usize) {
+        self.calls.remove(key);
         self.call_up_next();
     }
 
-    /// Takes a call out of which the server knows nothing.
-    pub(super) fn remove_unsent(&mut self, key: usize) {
-        if self.calls[key].end.is_none() {
+    /// Takes out a call that nobody waits for any more. What the server has of it is cancelled.
+    pub(super) fn abandon(&mut self, key: usize) {
+        let call = self.calls.remove(key);
+        if call.end.is_none() {
             self.pending -= 1;
+            let withdrawn = self.outbox.withdraw(call.id);
+            self.cancel(call.id, withdrawn);
         }
-        self.remove(key, false);
+        self.call_up_next();
+    }
+
+    /// Tells the server that nobody waits for a call, whose messages were withdrawn.
+    fn cancel(&mut self, id: u64, withdrawn: Withdrawn) {
+        let header = Header::new(Kind::Cancel, id);
+        match withdrawn {
+            Withdrawn::Unseen => {}
+            Withdrawn::Whole => self.note(header, Vec::new()),
+            Withdrawn::Torn => {
+                let mut cancel = Outgoing::new(&self.link.tx, header, Vec::new());
+                if !matches!(cancel.stage(&mut self.link.tx), Ok(true)) {
+                    self.outbox.push_first(cancel);
+                    self.driver_awake = false;
+                    self.wake_driver();
+                }
+                self.publish();
+            }
+        }
     }
 
     /// The connection is over: every call gets its end.
@@ -511,19 +604,33 @@ impl State {
         }
         for (_, call) in &mut self.calls {
             if call.end.is_none() {
-                call.end = Some(Err(self.link.shared.closed_error().into()));
+                let error = match self.outbox.withdraw(call.id) {
+                    Withdrawn::Unseen => self.link.shared.closed_error(),
+                    _ => self.link.shared.closed_error().of_sent_call(),
+                };
+                call.end = Some(Err(error.into()));
             }
             self.to_wake.extend(call.waker.take());
+            let upload = call.upload.as_mut();
+            self.to_wake
+                .extend(upload.and_then(|upload| upload.waker.take()));
         }
         self.pending = 0;
+        self.outbox = Outbox::default();
         self.to_wake
             .extend(self.want_place.drain(..).map(|(_, waker)| waker));
+        self.to_wake.append(&mut self.want_room);
+        self.to_wake.append(&mut self.want_end);
         self.to_wake.extend(self.driver.clone());
     }
 
-    /// The error for calls on a connection that is over.
+    /// The error for calls that are not sent: the connection is over, or about to be.
     pub(super) fn error(&self) -> Error {
-        self.link.shared.closed_error()
+        if self.over {
+            return self.link.shared.closed_error();
+        }
+        let text = "the server is shutting down; the call was not sent";
+        Status::new(crate::Code::DRAINING, text).into()
     }
 
     /// Closes the connection from this side.

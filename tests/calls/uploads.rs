@@ -1,0 +1,251 @@
+//! Calls that send a stream, calls with streams both ways, and calls that want no answer.
+
+use crate::server::NAME;
+use crate::support::{
+    PATIENCE, Place, eventually_async, multi_thread, pattern, within, within_async,
+};
+use nearwire::{BlockingClient, Client, ClientBuilder, Code, Error};
+use std::time::Duration;
+
+/// What a server grants each stream in advance, in items.
+const WINDOW: u64 = 64;
+
+#[test]
+fn a_stream_of_the_callers_gets_one_reply() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "sums", async move {
+        let client = Client::connect(&name).await.unwrap();
+        for count in [0, 1, WINDOW, WINDOW + 1, 5000] {
+            let mut call = client.client_stream::<u64, u64>("sum", &7u64);
+            for n in 0..count {
+                call.send(&n).await.unwrap();
+            }
+            let sum = call.finish().await.unwrap();
+            assert_eq!(sum, 7 + (0..count).sum::<u64>());
+        }
+        assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn items_of_the_callers_may_be_larger_than_the_ring() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "large uploads", async move {
+        for ring in [4096, 64 << 10] {
+            let builder = ClientBuilder::new().ring(ring);
+            let client = builder.connect(&name).await.unwrap();
+            let mut call = client.client_stream_bytes("join", b"");
+            let mut sent = Vec::new();
+            for (n, len) in [10, 100_000, 0, 3000, 1 << 20, 5].into_iter().enumerate() {
+                let item = pattern(n as u64, len);
+                sent.extend_from_slice(&item);
+                call.send(item).await.unwrap();
+            }
+            assert!(call.finish().await.unwrap() == sent);
+        }
+    });
+}
+
+#[test]
+fn a_handler_that_does_not_read_holds_the_caller_back() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "held back", async move {
+        let client = Client::connect(&name).await.unwrap();
+        let before = server.resident();
+        let mut call = client.client_stream_bytes("never_reads", b"");
+        let mut sent = 0;
+        let wait = Duration::from_millis(200);
+        while let Ok(result) = tokio::time::timeout(wait, call.send(vec![1; 60_000])).await {
+            result.unwrap();
+            sent += 1;
+        }
+        assert_eq!(
+            sent, WINDOW,
+            "items sent without credit, or credits not used"
+        );
+        let grown = server.resident().saturating_sub(before);
+        eprintln!("a handler that does not read holds {} KiB", grown >> 10);
+        assert!(grown < 16 << 20, "the server grew by {grown} bytes");
+        // The connection is not blocked by it.
+        assert_eq!(client.call_bytes("echo", b"on").await.unwrap(), b"on");
+        drop(call);
+        eventually_async("the handler ends", || server.report()["dropped"] == 1).await;
+        assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_handler_may_answer_before_the_stream_has_ended() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "early answers", async move {
+        let client = Client::connect(&name).await.unwrap();
+        let mut call = client.client_stream::<u64, Vec<u64>>("first", &3u64);
+        // Far more than it takes, and than its credits: none of the sends hangs.
+        for n in 0..1000 {
+            call.send(&n).await.unwrap();
+        }
+        assert_eq!(call.finish().await.unwrap(), [0, 1, 2]);
+        // Large ones, one of which is half way out when the answer comes.
+        let small_ring = ClientBuilder::new()
+            .ring(4096)
+            .connect(&name)
+            .await
+            .unwrap();
+        let mut call = small_ring.client_stream_bytes("first", &[0]);
+        for _ in 0..10 {
+            call.send(vec![0; 300_000]).await.unwrap();
+        }
+        assert_eq!(call.finish().await.unwrap(), [0]);
+        let large = pattern(5, 100_000);
+        assert!(small_ring.call_bytes("echo", &large).await.unwrap() == large);
+    });
+}
+
+#[test]
+fn a_stream_that_is_dropped_is_not_taken_for_one_that_ended() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "cut off", async move {
+        let client = Client::connect(&name).await.unwrap();
+        let mut call = client.client_stream_bytes("how_it_ends", b"");
+        call.send("one").await.unwrap();
+        assert_eq!(call.finish().await.unwrap(), b"in order");
+        let (mut sink, mut items) = client.bidirectional_bytes("chat", b"hello");
+        sink.send("one").await.unwrap();
+        assert_eq!(items.next().await.unwrap().unwrap(), b"hello");
+        assert_eq!(items.next().await.unwrap().unwrap(), b"one");
+        drop(sink);
+        let error = items.next().await.unwrap().unwrap_err();
+        assert!(
+            matches!(error, Error::Status(ref s) if s.code == Code::CANCELLED),
+            "{error}"
+        );
+        assert!(items.next().await.is_none());
+        assert_eq!(server.report()["dropped"], 0);
+    });
+}
+
+#[test]
+fn streams_go_both_ways_at_a_time() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within(PATIENCE, "both ways", move || {
+        multi_thread().block_on(async {
+            let client = Client::connect(&name).await.unwrap();
+            let (mut sink, mut items) = client.bidirectional::<u64, u64>("double", &2u64);
+            let sending = tokio::spawn(async move {
+                for n in 0..10_000 {
+                    sink.send(&n).await.unwrap();
+                }
+                sink.finish().await.unwrap();
+            });
+            for n in 0..10_000 {
+                assert_eq!(items.next().await.unwrap().unwrap(), 2 * n);
+            }
+            assert!(items.next().await.is_none());
+            sending.await.unwrap();
+            // The handler speaks first, and last, and ends with an error.
+            let (mut sink, mut items) = client.bidirectional_bytes("chat", b"hello");
+            assert_eq!(items.next().await.unwrap().unwrap(), b"hello");
+            sink.send("and").await.unwrap();
+            assert_eq!(items.next().await.unwrap().unwrap(), b"and");
+            sink.finish().await.unwrap();
+            assert_eq!(items.next().await.unwrap().unwrap(), b"bye");
+            let error = items.next().await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Status(ref s) if s.code == Code::DATA_LOSS));
+            assert!(items.next().await.is_none());
+            assert_eq!(client.in_flight(), 0);
+        });
+    });
+}
+
+#[test]
+fn a_deadline_ends_calls_with_streams() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "late streams", async move {
+        let client = Client::connect(&name).await.unwrap();
+        let time = Duration::from_millis(80);
+        let call = client
+            .client_stream_bytes("never_reads", b"")
+            .deadline(time);
+        let error = call.finish().await.unwrap_err();
+        let late = |error: &Error| match error {
+            Error::DeadlineExceeded => true,
+            Error::Status(status) => status.code == Code::DEADLINE_EXCEEDED,
+            _ => false,
+        };
+        assert!(late(&error), "{error}");
+        let mut items = client
+            .stream::<u64>("count_slowly", &(2u64, 60_000u64))
+            .deadline(time);
+        assert_eq!(items.next().await.unwrap().unwrap(), 0);
+        let error = items.next().await.unwrap().unwrap_err();
+        assert!(late(&error), "{error}");
+        assert!(items.next().await.is_none());
+        eventually_async("the handler ends", || server.report()["dropped"] == 1).await;
+        assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn notifications_arrive_and_get_no_answer() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "notifications", async move {
+        let client = Client::connect(&name).await.unwrap();
+        for n in 0..1000u64 {
+            // Whole, in fragments, and to handlers that fail.
+            let len = if n % 100 == 0 { 200_000 } else { 100 };
+            client.notify_bytes("echo", &pattern(n, len)).await.unwrap();
+            client.notify_bytes("fail", b"").await.unwrap();
+            client.notify_bytes("panic_later", b"").await.unwrap();
+        }
+        // Behind them in the same ring.
+        assert_eq!(client.call_bytes("echo", b"on").await.unwrap(), b"on");
+        eventually_async("all arrive", || server.report()["echoed"] == 1001).await;
+        let error = client.notify_bytes("count", b"").await.unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+        assert_eq!(client.in_flight(), 0);
+    });
+    let server = place.start_ready("server", &[("name", "blocking")]);
+    let name = place.socket("blocking");
+    within(PATIENCE, "blocking notifications", move || {
+        let mut client = BlockingClient::connect(&name).unwrap();
+        for n in 0..1000u64 {
+            client.notify_bytes("echo", &pattern(n, 1000)).unwrap();
+        }
+        assert_eq!(client.call_bytes("echo", b"on").unwrap(), b"on");
+        assert_eq!(server.report()["echoed"], 1001);
+    });
+}
+
+#[test]
+fn a_method_called_in_the_wrong_way_is_named() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "wrong shapes", async move {
+        let client = Client::connect(&name).await.unwrap();
+        let mut upload = client.client_stream_bytes("count", b"");
+        let error = upload.send("x").await.unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+        let (_, mut items) = client.bidirectional_bytes("sum", b"");
+        let error = items.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+        let error = client.call_bytes("sum", b"").await.unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+    });
+}
