@@ -60,7 +60,7 @@ unsafe fn move_ends<const HALF: usize>(from: *const u8, to: *mut u8, len: usize)
 #[inline(always)]
 pub(super) unsafe fn copy_from_shared(from: *const u8, to: *mut u8, len: usize) {
     use std::arch::asm;
-    // SAFETY (for every block below): each moves bytes at offsets below `len` from `from` to `to`,
+    // SAFETY: each block below moves bytes at offsets below `len` from `from` to `to`,
     // which the caller guarantees to be valid; only the named registers and memory change. SSE2 is
     // part of x86-64.
     unsafe {

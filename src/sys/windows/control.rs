@@ -5,6 +5,12 @@
 //! handles (`u32`), the handles' values (`u64` each, values in the client's process in either
 //! direction, see [`super`]), the bytes.
 //!
+//! The name is kept free of connections: a pipe's name is in use as long as any end of it is open, so
+//! a server that is gone would leave it taken for as long as a client of its holds on. Whoever
+//! connects gets a pipe of its own instead ([`hand_over`]), as a handle that the server puts into the
+//! client's process, and the value of that handle (`u64`; 0: refused) is all that the named pipe ever
+//! carries.
+//!
 //! Pipes tell of readiness only by finishing what was begun: there is always a read under way,
 //! whose event is signalled when something has come, and a write goes on by itself.
 
@@ -14,13 +20,14 @@ use super::security::Attributes;
 use super::{Handle, Watched, check};
 use crate::error::{DirectoryFault, Error, Identity};
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::{AsHandle, AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_BROKEN_PIPE, ERROR_FILE_NOT_FOUND, ERROR_IO_INCOMPLETE,
@@ -152,6 +159,25 @@ impl Operation {
         Ok(())
     }
 
+    /// Begins to read into the buffer.
+    fn read(&mut self, pipe: &OwnedHandle) -> Result<(), u32> {
+        self.begin(pipe, |pipe, buffer, overlapped| {
+            let len = buffer.len() as u32;
+            // SAFETY: the pipe is open; buffer and structure stay where they are, untouched, until
+            // the operation is over (`Operation`).
+            unsafe { ReadFile(pipe, buffer.as_mut_ptr(), len, null_mut(), overlapped) }
+        })
+    }
+
+    /// Begins to write the buffer.
+    fn write(&mut self, pipe: &OwnedHandle) -> Result<(), u32> {
+        self.begin(pipe, |pipe, buffer, overlapped| {
+            let len = buffer.len() as u32;
+            // SAFETY: as in `read`.
+            unsafe { WriteFile(pipe, buffer.as_ptr(), len, null_mut(), overlapped) }
+        })
+    }
+
     /// How far it is. When it is over, the buffer may be used again.
     fn outcome(&mut self, wait: bool) -> Outcome {
         let Some(pipe) = self.running else {
@@ -248,28 +274,17 @@ impl ControlListener {
 
     /// Makes an end of the pipe and waits for a client to take the other.
     fn instance(&self, first: bool) -> io::Result<Instance> {
-        let mut mode = PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED;
-        if first {
-            mode |= FILE_FLAG_FIRST_PIPE_INSTANCE;
-        }
-        // SAFETY: the name ends with a zero and the attributes live as long as this.
-        let pipe = unsafe {
-            CreateNamedPipeW(
-                wide(&self.path).as_ptr(),
-                mode,
-                PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT | PIPE_REJECT_REMOTE_CLIENTS,
-                PIPE_UNLIMITED_INSTANCES,
-                PIPE_BUFFER,
-                PIPE_BUFFER,
-                0,
-                self.attributes.as_ptr(),
-            )
+        let flags = if first {
+            FILE_FLAG_FIRST_PIPE_INSTANCE
+        } else {
+            0
         };
-        if pipe == INVALID_HANDLE_VALUE {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the system has just made the handle for us; nobody else has it.
-        let pipe = unsafe { OwnedHandle::from_raw_handle(pipe) };
+        let pipe = create_pipe(
+            &self.path,
+            flags,
+            PIPE_UNLIMITED_INSTANCES,
+            &self.attributes,
+        )?;
         let mut instance = Instance {
             connecting: Operation::new(self.connected.clone()),
             client: Client::Expected,
@@ -306,7 +321,14 @@ impl ControlListener {
         }
         match client {
             None => Ok(None),
-            Some(Instance { pipe, .. }) => ControlSocket::new(pipe, End::Server).map(Some),
+            Some(Instance { pipe, .. }) => match hand_over(&pipe) {
+                Ok(socket) => Ok(Some(socket)),
+                // Its own affair. The next one has signalled, or will.
+                Err(error) => {
+                    tracing::warn!(%error, "a client was lost while it connected");
+                    Ok(None)
+                }
+            },
         }
     }
 
@@ -364,6 +386,92 @@ impl std::fmt::Debug for ControlListener {
     }
 }
 
+/// Gives the client at the other end of `named` a pipe of its own.
+fn hand_over(named: &OwnedHandle) -> io::Result<ControlSocket> {
+    let mut pid = 0;
+    // SAFETY: the pipe is open; the result goes to a variable of this function.
+    check(unsafe { GetNamedPipeClientProcessId(named.as_raw_handle(), &mut pid) })?;
+    let offered = Process::open(pid, true).and_then(|process| {
+        let (ours, theirs) = pair()?;
+        let value = process.put(theirs.as_handle())?;
+        Ok((ControlSocket::new(ours, End::Server, pid, process)?, value))
+    });
+    let value = match &offered {
+        Ok((_, value)) => *value,
+        Err(_) => 0,
+    };
+    let mut telling = Operation::new(Arc::new(Event::new(Reset::Manual)?));
+    telling.buffer = value.to_le_bytes().to_vec();
+    // Into an empty pipe: does not wait for anybody.
+    telling.write(named).map_err(os_error)?;
+    match telling.outcome(false) {
+        Outcome::Done(_) => Ok(offered?.0),
+        Outcome::Running => Err(io::ErrorKind::TimedOut.into()),
+        Outcome::Failed(code) => Err(os_error(code)),
+    }
+}
+
+/// The two ends of a new pipe, the server's first, that nobody else can find.
+fn pair() -> io::Result<(OwnedHandle, OwnedHandle)> {
+    let attributes = Attributes::only(&own_user())?;
+    loop {
+        let random = RandomState::new();
+        let name = format!(
+            r"\\.\pipe\nearwire-pair-{:016x}{:016x}",
+            random.hash_one(0),
+            random.hash_one(1)
+        );
+        let path = PathBuf::from(name);
+        let ours = create_pipe(&path, FILE_FLAG_FIRST_PIPE_INSTANCE, 1, &attributes)?;
+        match open_pipe(&path) {
+            Ok(theirs) => return Ok((ours, theirs)),
+            // Somebody of this user guessed the name or found it, and was faster.
+            Err(error) if error.raw_os_error() == Some(ERROR_PIPE_BUSY as i32) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes an end of the pipe that is called `path`, for clients of this machine.
+fn create_pipe(
+    path: &Path,
+    flags: u32,
+    instances: u32,
+    attributes: &Attributes,
+) -> io::Result<OwnedHandle> {
+    // SAFETY: the name ends with a zero, and the attributes live as long as the borrow.
+    let pipe = unsafe {
+        CreateNamedPipeW(
+            wide(path).as_ptr(),
+            PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | flags,
+            PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT | PIPE_REJECT_REMOTE_CLIENTS,
+            instances,
+            PIPE_BUFFER,
+            PIPE_BUFFER,
+            0,
+            attributes.as_ptr(),
+        )
+    };
+    if pipe == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the system has just made the handle for us; nobody else has it.
+    Ok(unsafe { OwnedHandle::from_raw_handle(pipe) })
+}
+
+/// Takes the other end of the pipe that is called `path`.
+fn open_pipe(path: &Path) -> io::Result<OwnedHandle> {
+    let pipe = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .share_mode(0)
+        .custom_flags(FILE_FLAG_OVERLAPPED)
+        // Whoever has the name may learn who we are but not act as us.
+        .security_qos_flags(SECURITY_IDENTIFICATION)
+        .open(path)?;
+    Ok(pipe.into())
+}
+
 /// Nothing to do: a pipe's name goes with the process.
 pub(crate) fn sweep_dead_name(_: &Path) {}
 
@@ -393,8 +501,9 @@ pub(crate) struct ControlSocket {
     /// Signalled while no write is under way.
     writable: Arc<Event>,
     end: End,
-    /// Opened when it is first asked for.
-    peer: OnceLock<(u32, Process)>,
+    /// The process at the other end. A server can put handles into it and take them out.
+    process: Process,
+    pid: u32,
 }
 
 /// Fields in the order in which they must be dropped.
@@ -413,7 +522,7 @@ struct Pipe {
 }
 
 impl ControlSocket {
-    fn new(handle: OwnedHandle, end: End) -> io::Result<Self> {
+    fn new(handle: OwnedHandle, end: End, pid: u32, process: Process) -> io::Result<Self> {
         let readable = Arc::new(Event::new(Reset::Manual)?);
         let writable = Arc::new(Event::new(Reset::Manual)?);
         writable.set();
@@ -433,7 +542,8 @@ impl ControlSocket {
             readable,
             writable,
             end,
-            peer: OnceLock::new(),
+            process,
+            pid,
         })
     }
 
@@ -441,20 +551,9 @@ impl ControlSocket {
     /// other clients.
     pub(crate) fn connect(path: &Path, deadline: Instant) -> Result<Self, Error> {
         check_path(path)?;
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .share_mode(0)
-            .custom_flags(FILE_FLAG_OVERLAPPED)
-            // Whoever has the name may learn who we are but not act as us.
-            .security_qos_flags(SECURITY_IDENTIFICATION);
-        loop {
-            let error = match options.open(path) {
-                Ok(pipe) => {
-                    return Self::new(pipe.into(), End::Client)
-                        .map_err(Error::io("set up the control pipe"));
-                }
+        let named = loop {
+            let error = match open_pipe(path) {
+                Ok(pipe) => break pipe,
                 Err(error) => error,
             };
             match error.raw_os_error().map(|code| code as u32) {
@@ -481,39 +580,43 @@ impl ControlSocket {
                 }
                 _ => return Err(Error::io("connect to the server")(error)),
             }
+        };
+        let mut pid = 0;
+        // SAFETY: the pipe is open; the result goes to a variable of this function.
+        let asked = check(unsafe { GetNamedPipeServerProcessId(named.as_raw_handle(), &mut pid) });
+        let server = asked.and_then(|()| Process::open(pid, false));
+        let server = server.map_err(Error::io("ask who the server is"))?;
+        let sid = server.user().map_err(Error::io("ask who the server is"))?;
+        if sid != own_user() {
+            // Whoever took the name before the user could. What it sends must not be touched.
+            return Err(Error::Credentials {
+                peer: Identity { pid, sid },
+                reason: format!("only servers of user {} are", own_user()),
+            });
+        }
+        match handed_over(&named, deadline) {
+            Ok(Some(0)) => Err(Error::io(
+                "connect: the server may not open this process (is it run with fewer rights?)",
+            )(io::ErrorKind::PermissionDenied.into())),
+            Ok(Some(value)) => adopt(value)
+                .and_then(|pipe| Self::new(pipe, End::Client, pid, server))
+                .map_err(Error::io("set up the control pipe")),
+            Ok(None) => Err(Error::no_answer()),
+            // As if it had ended before.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::NoServer {
+                path: path.to_owned(),
+                dead: false,
+            }),
+            Err(error) => Err(Error::io("read from the server's pipe")(error)),
         }
     }
 
     /// Who is at the other end: for a client, whoever made the pipe.
     pub(crate) fn peer(&self) -> io::Result<Identity> {
-        let (pid, process) = self.peer_process()?;
         Ok(Identity {
-            pid: *pid,
-            sid: process.user()?,
+            pid: self.pid,
+            sid: self.process.user()?,
         })
-    }
-
-    /// The process at the other end. A server can put handles into it and take them out.
-    fn peer_process(&self) -> io::Result<&(u32, Process)> {
-        if let Some(peer) = self.peer.get() {
-            return Ok(peer);
-        }
-        let pipe = self.lock();
-        let raw = pipe
-            .handle
-            .as_ref()
-            .ok_or(io::ErrorKind::BrokenPipe)?
-            .as_raw_handle();
-        let mut pid = 0;
-        // SAFETY: the pipe is open; the result goes to a variable of this function.
-        check(unsafe {
-            match self.end {
-                End::Client => GetNamedPipeServerProcessId(raw, &mut pid),
-                End::Server => GetNamedPipeClientProcessId(raw, &mut pid),
-            }
-        })?;
-        let process = Process::open(pid, self.end == End::Server)?;
-        Ok(self.peer.get_or_init(|| (pid, process)))
     }
 
     /// Who this process is.
@@ -535,11 +638,6 @@ impl ControlSocket {
                 "too many handles",
             ));
         }
-        // Opens the process outside the lock.
-        let peer = match self.end {
-            End::Server if !handles.is_empty() => Some(&self.peer_process()?.1),
-            _ => None,
-        };
         let mut pipe = self.lock();
         if !pipe.has_room()? {
             return Ok(0);
@@ -549,9 +647,9 @@ impl ControlSocket {
         chunk.extend_from_slice(&(len as u32).to_le_bytes());
         chunk.extend_from_slice(&(handles.len() as u32).to_le_bytes());
         for handle in handles {
-            let value = match peer {
-                Some(process) => process.put(handle.as_handle())?,
-                None => handle.0.as_raw_handle().expose_provenance() as u64,
+            let value = match self.end {
+                End::Server => self.process.put(handle.as_handle())?,
+                End::Client => handle.0.as_raw_handle().expose_provenance() as u64,
             };
             chunk.extend_from_slice(&value.to_le_bytes());
         }
@@ -581,25 +679,10 @@ impl ControlSocket {
                 }
             };
             for value in values {
-                handles.push(Handle(self.arrived(value)?));
-            }
-        }
-    }
-
-    /// The handle that the peer announced.
-    fn arrived(&self, value: u64) -> io::Result<OwnedHandle> {
-        match self.end {
-            End::Server => self.peer_process()?.1.take(value),
-            End::Client => {
-                let raw: RawHandle = std::ptr::with_exposed_provenance_mut(value as usize);
-                if raw.is_null() || raw == INVALID_HANDLE_VALUE {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "no handle"));
-                }
-                // SAFETY: the server put the handle here for us. It may do with this process's
-                // handles what it likes, by the rights that it opened the process with, so its word
-                // adds nothing to its power; that it is the user's own server was checked when we
-                // connected (`peer`).
-                Ok(unsafe { OwnedHandle::from_raw_handle(raw) })
+                handles.push(Handle(match self.end {
+                    End::Server => self.process.take(value)?,
+                    End::Client => adopt(value)?,
+                }));
             }
         }
     }
@@ -632,18 +715,51 @@ impl ControlSocket {
     }
 }
 
+/// What the server says over the pipe with the name. `None`: nothing until the deadline.
+fn handed_over(named: &OwnedHandle, deadline: Instant) -> io::Result<Option<u64>> {
+    let event = Arc::new(Event::new(Reset::Manual)?);
+    let mut reading = Operation::new(event.clone());
+    reading.buffer = vec![0; 8];
+    let failed = |code| {
+        if is_end(code) {
+            return io::ErrorKind::BrokenPipe.into();
+        }
+        os_error(code)
+    };
+    reading.read(named).map_err(failed)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if !event.wait(Some(left))? {
+        return Ok(None);
+    }
+    match reading.outcome(true) {
+        Outcome::Done(8) => {
+            let value = reading.buffer[..].try_into().expect("eight bytes");
+            Ok(Some(u64::from_le_bytes(value)))
+        }
+        Outcome::Done(_) | Outcome::Running => Err(io::ErrorKind::InvalidData.into()),
+        Outcome::Failed(code) => Err(failed(code)),
+    }
+}
+
+/// A handle that the server put into this process, the client's.
+fn adopt(value: u64) -> io::Result<OwnedHandle> {
+    let raw: RawHandle = std::ptr::with_exposed_provenance_mut(value as usize);
+    if raw.is_null() || raw == INVALID_HANDLE_VALUE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no handle"));
+    }
+    // SAFETY: the server made the handle for us and keeps nothing of it. It may do with this
+    // process's handles what it likes, by the rights that it opened the process with, so its word
+    // adds nothing to its power; that it is the user's own server was checked before (`connect`).
+    Ok(unsafe { OwnedHandle::from_raw_handle(raw) })
+}
+
 impl Pipe {
     /// Begins to read, for as long as there is a peer.
     fn read_on(&mut self) {
         let Some(pipe) = &self.handle else {
             return;
         };
-        let begun = self.reading.begin(pipe, |pipe, buffer, overlapped| {
-            let len = buffer.len() as u32;
-            // SAFETY: the pipe is open; buffer and structure stay where they are, untouched, until
-            // the operation is over (`Operation`).
-            unsafe { ReadFile(pipe, buffer.as_mut_ptr(), len, null_mut(), overlapped) }
-        });
+        let begun = self.reading.read(pipe);
         if begun.is_err() {
             self.end();
         }
@@ -761,12 +877,7 @@ impl Pipe {
     fn write(&mut self, chunk: Vec<u8>) -> io::Result<()> {
         let pipe = self.handle.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         self.writing.buffer = chunk;
-        let begun = self.writing.begin(pipe, |pipe, buffer, overlapped| {
-            let len = buffer.len() as u32;
-            // SAFETY: the pipe is open; buffer and structure stay where they are, untouched, until
-            // the operation is over (`Operation`).
-            unsafe { WriteFile(pipe, buffer.as_ptr(), len, null_mut(), overlapped) }
-        });
+        let begun = self.writing.write(pipe);
         begun.map_err(|code| self.write_error(code))
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Multiplexer {
     inbox: Arc<Inbox>,
     /// By the event that is watched.
     watched: Mutex<HashMap<usize, Entry>>,
+    /// Pipes whose watch must be set up anew, by their event: their last call was told of.
+    due: Mutex<Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ struct Inbox {
 #[derive(Debug, Default)]
 struct Mail {
     events: Vec<Event>,
-    /// Pipes whose watch has called and must be set up anew, by their event.
+    /// Pipes whose watch has called, by their event.
     called: Vec<usize>,
 }
 
@@ -91,6 +93,7 @@ impl Multiplexer {
                 arrived: event::Event::new(Reset::Auto)?,
             }),
             watched: Mutex::default(),
+            due: Mutex::default(),
         })
     }
 
@@ -162,8 +165,8 @@ impl Multiplexer {
         timeout: Option<Duration>,
         visit: impl FnMut(Event),
     ) -> io::Result<()> {
-        let called = std::mem::take(&mut lock(&self.inbox.mail).called);
-        for id in called {
+        let due = std::mem::take(&mut *lock(&self.due));
+        for id in due {
             let entry = match lock(&self.watched).get(&id) {
                 Some(Entry::Pipe { number, event, .. }) => Some((*number, event.clone())),
                 _ => None,
@@ -182,7 +185,9 @@ impl Multiplexer {
     }
 
     fn take(&self) -> Vec<Event> {
-        std::mem::take(&mut lock(&self.inbox.mail).events)
+        let mut mail = lock(&self.inbox.mail);
+        lock(&self.due).append(&mut mail.called);
+        std::mem::take(&mut mail.events)
     }
 }
 

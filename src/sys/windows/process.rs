@@ -3,9 +3,7 @@
 use super::check;
 use crate::sid::Sid;
 use std::io;
-use std::os::windows::io::{
-    AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle,
-};
+use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle};
@@ -80,12 +78,6 @@ impl Process {
     }
 }
 
-impl AsHandle for Process {
-    fn as_handle(&self) -> BorrowedHandle<'_> {
-        self.0.as_handle()
-    }
-}
-
 /// The user that this process runs as.
 pub(super) fn own_user() -> Sid {
     static OWN: OnceLock<Sid> = OnceLock::new();
@@ -139,6 +131,7 @@ fn user_of(process: RawHandle) -> io::Result<Sid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::windows::io::AsHandle;
 
     #[test]
     fn this_process_is_ours() {

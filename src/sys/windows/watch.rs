@@ -39,6 +39,8 @@ pub(super) struct Watch {
 type Callback = Box<dyn Fn() + Send + Sync>;
 
 thread_local! {
+    // Clippy does not see that it is const on systems whose thread locals the standard library makes.
+    #[allow(clippy::missing_const_for_thread_local)]
     /// Whether this thread is inside a watch's callback.
     static CALLED: Cell<bool> = const { Cell::new(false) };
 }
