@@ -68,7 +68,7 @@ pub const fn segment_len(capacity: usize, page: usize) -> usize {
 ///
 /// FNV-1a over the constants, with a revision for changes of meaning that move no offset.
 pub const LAYOUT_HASH: u64 = {
-    const REVISION: u64 = 1;
+    const REVISION: u64 = 2;
     let words = [
         REVISION,
         MAGIC,

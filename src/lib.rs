@@ -30,57 +30,75 @@
 
 #![deny(unsafe_code)]
 
-mod client;
-mod error;
-mod info;
 pub mod layout;
-mod link;
-mod listener;
-mod name;
 pub mod proto;
 pub mod ring;
+mod sync;
+mod waiter;
+
 // Under loom only the algorithms are built, over the heap: the system has no loom atomics.
+#[cfg(not(loom))]
+mod client;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod info;
+#[cfg(not(loom))]
+mod link;
+#[cfg(not(loom))]
+mod listener;
+#[cfg(not(loom))]
+mod name;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod segment;
+#[cfg(not(loom))]
 mod server;
+#[cfg(not(loom))]
 mod settings;
-#[cfg(windows)]
+#[cfg(all(windows, not(loom)))]
 mod sid;
+#[cfg(not(loom))]
 pub mod stream;
-mod sync;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod sys;
-#[cfg(feature = "serde")]
+#[cfg(all(feature = "serde", not(loom)))]
 mod typed;
-mod waiter;
+#[cfg(not(loom))]
 mod worker;
 
-pub use client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
-#[cfg(feature = "tokio")]
-pub use client::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
-#[cfg(all(feature = "tokio", feature = "serde"))]
-pub use client::{ItemSink, Items, TypedCall, Upload};
-pub use error::{
-    CloseReason, DirectoryFault, Error, Executed, Identity, Result, SegmentRefused, Status,
-    Violation,
-};
-pub use info::ConnectionInfo;
 pub use proto::status::Code;
-#[cfg(feature = "tokio")]
-pub use server::{ByteItemReceiver, ByteItemSender};
-pub use server::{CallContext, Limits, Pin, Server, ServerBuilder};
-#[cfg(all(feature = "serde", feature = "tokio"))]
-pub use server::{ItemReceiver, ItemSender};
-pub use settings::{HugePages, Memory, PeerPolicy, Spin};
-#[cfg(windows)]
-pub use sid::Sid;
-#[cfg(feature = "tokio")]
-pub use stream::{AsyncByteStream, AsyncConnection};
-pub use stream::{
-    ByteListener, ByteStream, Connection, Listener, ListenerBuilder, Received, WaitStats,
-};
+#[cfg(not(loom))]
+pub use surface::*;
+
+/// What is at the crate's root, for users.
+#[cfg(not(loom))]
+mod surface {
+    pub use crate::client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
+    #[cfg(feature = "tokio")]
+    pub use crate::client::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
+    #[cfg(all(feature = "tokio", feature = "serde"))]
+    pub use crate::client::{ItemSink, Items, TypedCall, Upload};
+    pub use crate::error::{
+        CloseReason, DirectoryFault, Error, Executed, Identity, Result, SegmentRefused, Status,
+        Violation,
+    };
+    pub use crate::info::ConnectionInfo;
+    #[cfg(feature = "tokio")]
+    pub use crate::server::{ByteItemReceiver, ByteItemSender};
+    pub use crate::server::{CallContext, Limits, Pin, Server, ServerBuilder, WorkerInfo};
+    #[cfg(all(feature = "serde", feature = "tokio"))]
+    pub use crate::server::{ItemReceiver, ItemSender};
+    pub use crate::settings::{HugePages, Memory, PeerPolicy, Spin};
+    #[cfg(windows)]
+    pub use crate::sid::Sid;
+    #[cfg(feature = "tokio")]
+    pub use crate::stream::{AsyncByteStream, AsyncConnection};
+    pub use crate::stream::{
+        ByteListener, ByteStream, Connection, Listener, ListenerBuilder, Received, WaitStats,
+    };
+}
 
 /// The README's examples are compiled with the tests.
 #[cfg(all(doctest, feature = "tokio", feature = "serde"))]

@@ -250,6 +250,13 @@ impl Source for PeerData {
             to.set_len(end + len);
         }
     }
+
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        if offset < self.0.capacity {
+            copy::prefetch_for_read(self.0.data(offset, 0));
+        }
+    }
 }
 
 #[cfg(all(test, not(loom)))]

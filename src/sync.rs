@@ -21,10 +21,8 @@ pub(crate) fn compiler_fence() {
 }
 
 /// Tells the processor that this is a spin loop.
+#[cfg(not(loom))]
 #[inline(always)]
 pub(crate) fn spin_hint() {
-    #[cfg(loom)]
-    loom::thread::yield_now();
-    #[cfg(not(loom))]
     std::hint::spin_loop();
 }

@@ -36,6 +36,9 @@ mod uploads;
 #[path = "calls/waiting.rs"]
 mod waiting;
 
+#[path = "calls/workers.rs"]
+mod workers;
+
 /// Plays a role in a process that another test started.
 #[test]
 fn child_process() {

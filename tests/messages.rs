@@ -413,12 +413,10 @@ fn a_kill_wakes_both_halves() {
     let place = Place::new();
     let (peer, connection) = accepted(&place, "do nothing", Spin::default());
     let (mut sender, mut receiver): (Sender, Receiver) = connection.split();
-    let sending = std::thread::spawn(move || {
+    let sending = std::thread::spawn(move || -> nearwire::Result<()> {
         let message = pattern(1, 1000);
         loop {
-            if let Err(error) = sender.send(&message) {
-                return Err::<(), _>(error);
-            }
+            sender.send(&message)?;
         }
     });
     let killer = kill_soon(peer);
@@ -437,11 +435,12 @@ async fn a_kill_ends_waits_in_tokio() {
     let receiving = tokio::spawn(async move { receiver.recv(&mut Vec::new()).await });
     let sending = tokio::spawn(async move {
         let message = pattern(1, 1000);
-        loop {
+        let error = loop {
             if let Err(error) = sender.send(&message).await {
-                return Err::<(), _>(error);
+                break error;
             }
-        }
+        };
+        Err::<(), _>(error)
     });
     let (received, sent) = (receiving.await.unwrap(), sending.await.unwrap());
     soon_after(killer.join().unwrap(), "a task's recv and another's send");

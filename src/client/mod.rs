@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::link::{Link, Wishes, connect};
 use crate::name::Place;
-use crate::proto::handshake::MAX_LABEL;
+use crate::proto::handshake::fitting_label;
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use std::time::Duration;
@@ -115,7 +115,7 @@ impl ClientBuilder {
     /// most, cut if longer.
     #[must_use]
     pub fn label(mut self, label: &str) -> Self {
-        self.label = label[..label.floor_char_boundary(MAX_LABEL)].to_owned();
+        self.label = fitting_label(label);
         self
     }
 

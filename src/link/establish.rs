@@ -8,8 +8,8 @@ use crate::error::{Error, Identity, Result, Violation};
 use crate::layout;
 use crate::name::Place;
 use crate::proto::handshake::{
-    ClientHandshake, ClientLimits, ClientStep, Hello, Method, Offer, RejectCode, ServerHandshake,
-    ServerPolicy, ServerStep, VERSIONS,
+    ClientHandshake, ClientLimits, ClientStep, HandshakeError, Hello, Method, Offer, RejectCode,
+    ServerHandshake, ServerPolicy, ServerStep, VERSIONS,
 };
 use crate::proto::mode::Mode;
 use crate::segment::{LocalSegment, open_peer};
@@ -18,6 +18,7 @@ use crate::sys::{self, ControlSocket, Doorbell, Handle, PeerDoorbell, Received, 
 use crate::waiter::Fences;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Feature bit: this process can take part in asymmetric fences (see `waiter`).
@@ -114,6 +115,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         max_message_out: welcome.max_message,
         max_message_in: wishes.max_message,
         max_in_flight: welcome.max_in_flight as usize,
+        #[cfg(feature = "tokio")]
         stream_credits: welcome.stream_credits,
         connection_id: welcome.connection_id,
         methods: welcome.methods,
@@ -126,6 +128,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         peer,
         terms,
         name: Some(place.path.clone()),
+        reserved: None,
     };
     let peer_bell =
         PeerDoorbell::open(server_bell).map_err(Error::io("use the peer's doorbell"))?;
@@ -162,6 +165,7 @@ struct Parts {
     terms: Terms,
     /// See [`Shared`].
     name: Option<PathBuf>,
+    reserved: Option<Reserved>,
 }
 
 impl Parts {
@@ -183,6 +187,7 @@ impl Parts {
             peer: self.peer,
             huge_pages,
             name: self.name,
+            _reserved: self.reserved,
             closed: Default::default(),
             reader: reader.into(),
         });
@@ -264,6 +269,44 @@ impl Talk<'_> {
     }
 }
 
+/// Memory that a server's connections map, both sides' segments together, against a limit.
+#[derive(Debug)]
+pub(crate) struct MappedMemory {
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl MappedMemory {
+    pub(crate) fn new(limit: u64) -> Arc<Self> {
+        let used = AtomicU64::new(0);
+        Arc::new(Self { used, limit })
+    }
+
+    /// Books `bytes` until what is returned is dropped.
+    ///
+    /// # Errors
+    /// What is mapped already, if it would become too much.
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reserved, u64> {
+        let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        self.used.fetch_update(Relaxed, Relaxed, add)?;
+        let memory = self.clone();
+        Ok(Reserved { memory, bytes })
+    }
+}
+
+/// A connection's share of [`MappedMemory`].
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    memory: Arc<MappedMemory>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
 /// What a server grants, the same for every client.
 #[derive(Debug)]
 pub(crate) struct Grants {
@@ -275,6 +318,7 @@ pub(crate) struct Grants {
     pub(crate) max_in_flight: usize,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
+    pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
     /// How long a client may take to shake hands.
@@ -307,6 +351,7 @@ struct Offered {
     segment: LocalSegment,
     bell: Doorbell,
     terms: Terms,
+    reserved: Reserved,
 }
 
 /// How far a client is.
@@ -434,10 +479,22 @@ impl Accepting {
             agreed.ring_to_server as usize,
             agreed.ring_to_client as usize,
         );
+        let page = sys::page_size();
+        let both = layout::segment_len(out, page) + layout::segment_len(into, page);
+        let mapped = &self.grants.mapped;
+        let reserved = mapped.reserve(both as u64).map_err(|used| {
+            let text = format!(
+                "the server's connections have {used} bytes of memory mapped; its limit of {} \
+                 leaves no room for the {both} of another one: wish for smaller rings, or raise \
+                 max_mapped at the server",
+                mapped.limit
+            );
+            let reject = self.handshake.reject_with(RejectCode::Limits, text);
+            Error::Handshake(HandshakeError::Refused(reject))
+        })?;
         let (segment, handle) = LocalSegment::create(out, &self.grants.memory)
             .map_err(Error::io("create a segment of shared memory"))?;
         let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
-        let page = sys::page_size();
         let offer = Offer {
             max_in_flight: self.grants.max_in_flight as u32,
             server_segment_len: layout::segment_len(out, page) as u64,
@@ -458,6 +515,7 @@ impl Accepting {
             max_message_out: agreed.client_max_message,
             max_message_in: self.grants.max_message,
             max_in_flight: self.grants.max_in_flight,
+            #[cfg(feature = "tokio")]
             stream_credits: agreed.client_stream_credits,
             connection_id: self.connection_id,
             methods: self.grants.methods.clone(),
@@ -467,6 +525,7 @@ impl Accepting {
             segment,
             bell,
             terms,
+            reserved,
         });
         Ok(())
     }
@@ -522,6 +581,7 @@ impl Accepting {
                     segment,
                     bell,
                     terms,
+                    reserved,
                 },
             bell: peer_bell,
             words,
@@ -534,6 +594,7 @@ impl Accepting {
             peer: self.peer,
             terms,
             name: None,
+            reserved: Some(reserved),
         };
         parts.into_link(peer_bell, words, data, self.handshake.into_reader())
     }

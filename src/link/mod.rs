@@ -17,7 +17,9 @@ mod wait;
 
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
-pub(crate) use establish::{Accepting, Grants, Progress, Wishes, connect, supported_features};
+pub(crate) use establish::{
+    Accepting, Grants, MappedMemory, Progress, Wishes, connect, supported_features,
+};
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
 pub(crate) use outbox::Outbox;
 #[cfg(feature = "tokio")]
@@ -49,6 +51,7 @@ pub(crate) struct Terms {
     /// Calls that may be in flight.
     pub(crate) max_in_flight: usize,
     /// Credits that the peer grants each stream in advance.
+    #[cfg(feature = "tokio")]
     pub(crate) stream_credits: u32,
     /// The server's number for the connection.
     pub(crate) connection_id: u64,
@@ -82,6 +85,8 @@ pub(crate) struct Shared {
     /// The server's name, on the client's side: a server that is killed leaves it behind, and its
     /// clients remove it.
     name: Option<PathBuf>,
+    /// A server's: what the connection has of the memory that all may map.
+    _reserved: Option<establish::Reserved>,
     /// Set once, when the connection is over.
     closed: OnceLock<CloseReason>,
     /// Cuts what the control socket still brings into messages.

@@ -73,6 +73,22 @@ impl Tx {
         }
     }
 
+    /// Stages a record whose body is `body`, and publishes. False, and nothing was done, if there is
+    /// no space at the moment.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, tag: u32, body: &[u8]) -> Small<bool> {
+        match self.producer.push(tag, body) {
+            Ok(()) => {
+                if self.waking.is_due(self.peer.data_parked()) {
+                    self.ring();
+                }
+                Ok(true)
+            }
+            Err(PushError::Full) => Ok(false),
+            Err(error) => Err(push_error(&self.shared, error)),
+        }
+    }
+
     /// Makes everything staged visible, and wakes the peer if it sleeps for it.
     #[inline(always)]
     pub(crate) fn publish(&mut self) {

@@ -3,9 +3,9 @@
 use super::{Acceptor, Admission};
 use crate::error::{CloseReason, Error, Result};
 use crate::layout;
-use crate::link::{Grants, Link, supported_features};
+use crate::link::{Grants, Link, MappedMemory, supported_features};
 use crate::name;
-use crate::proto::handshake::{MAX_LABEL, RejectCode, ServerPolicy, VERSIONS};
+use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
 use crate::server::{Limits, check_limits};
 use crate::settings::{Memory, PeerPolicy, Spin};
@@ -139,8 +139,7 @@ impl ListenerBuilder {
         let place = name::Place::of(name)?;
         let limits = self.limits;
         check_limits(&limits)?;
-        let mut label = self.label.unwrap_or_else(|| name.to_owned());
-        label.truncate(label.floor_char_boundary(MAX_LABEL));
+        let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Grants {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
@@ -156,6 +155,7 @@ impl ListenerBuilder {
             max_message: limits.max_message as u64,
             max_in_flight: 1,
             stream_credits: 0,
+            mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: Arc::new([]),
             timeout: self.handshake_timeout,

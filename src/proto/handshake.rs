@@ -35,7 +35,7 @@ pub use envelope::{
 pub use error::HandshakeError;
 pub use message::{
     Accept, CallShape, Hello, MAX_LABEL, MAX_METHOD_NAME, Method, VersionRange, Welcome,
-    encode_ready,
+    encode_ready, fitting_label,
 };
 pub use negotiate::{Agreed, ServerPolicy, negotiate};
 pub use refusal::{Close, CloseCode, MAX_REASON, Reject, RejectCode};

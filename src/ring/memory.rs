@@ -42,6 +42,11 @@ pub trait Source {
         to.resize(start + len, 0);
         self.copy_out(offset, &mut to[start..]);
     }
+    /// Asks the processor to fetch the line at `offset` for reading: a hint, for any offset.
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        let _ = offset;
+    }
 }
 
 /// The data bytes of a ring, seen by its one producer.

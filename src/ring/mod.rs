@@ -71,6 +71,19 @@ pub(crate) const TAG_SHIFT: u32 = 32;
 /// A filler with this tag and no length ends the ring.
 pub(crate) const CLOSE: u64 = COMMITTED | FILLER | (1 << TAG_SHIFT);
 
+/// Bytes of a cache line. Prefetches step by it; a wrong guess costs speed only.
+const LINE: usize = 64;
+
+/// Bytes at a ring's start that small records keep to as long as the consumer keeps up: they fit
+/// into every first-level cache together with what else a caller needs (docs: tuning).
+pub(crate) const HOT: usize = 16 << 10;
+
+/// The bytes of a ring of `capacity` bytes that small records keep to. A ring that is not at least
+/// twice as long as [`HOT`] is used as a whole.
+const fn hot_bytes(capacity: usize) -> usize {
+    if capacity >= 2 * HOT { HOT } else { capacity }
+}
+
 /// Panics unless a ring can have `capacity` bytes. The upper bound keeps every length within
 /// [`LEN_MASK`].
 fn check_capacity(capacity: usize) {

@@ -60,7 +60,7 @@ unsafe fn move_ends<const HALF: usize>(from: *const u8, to: *mut u8, len: usize)
 #[inline(always)]
 pub(super) unsafe fn copy_from_shared(from: *const u8, to: *mut u8, len: usize) {
     use std::arch::asm;
-    // SAFETY: each block below moves bytes at offsets below `len` from `from` to `to`,
+    // SAFETY: for every block below: each moves bytes at offsets below `len` from `from` to `to`,
     // which the caller guarantees to be valid; only the named registers and memory change. SSE2 is
     // part of x86-64.
     unsafe {
@@ -221,6 +221,29 @@ pub(super) fn prefetch_for_write(at: NonNull<u8>) {
     unsafe {
         std::arch::asm!(
             "prfm pstl1keep, [{}]", in(reg) at.as_ptr(),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}
+
+/// Asks for the cache line at `at` in a state in which it can be read.
+#[inline(always)]
+pub(super) fn prefetch_for_read(at: NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads and writes nothing that the program can see, at any address.
+    unsafe {
+        std::arch::asm!(
+            "prefetcht0 [{}]", in(reg) at.as_ptr(),
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl1keep, [{}]", in(reg) at.as_ptr(),
             options(nostack, preserves_flags, readonly)
         );
     }

@@ -18,10 +18,10 @@ pub use outlet::ItemSender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
-use crate::link::{Grants, Link, supported_features};
+use crate::link::{Grants, Link, MappedMemory, supported_features};
 use crate::listener::{Acceptor, Admission};
 use crate::name::Place;
-use crate::proto::handshake::{MAX_LABEL, RejectCode, ServerPolicy, VERSIONS};
+use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, Spin};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
@@ -52,6 +52,10 @@ pub struct Limits {
     pub max_message: usize,
     /// Calls of one connection that may be in flight. A client waits, or reports it, at the limit.
     pub max_in_flight: usize,
+    /// Memory that all connections together may map, in bytes: both rings of each and their words.
+    /// What is mapped is resident only as far as it was used. A client beyond it is refused with
+    /// this reason.
+    pub max_mapped: u64,
     /// The smallest ring that a client gets, per direction, in bytes.
     pub min_ring: usize,
     /// The largest ring that a client gets, per direction, in bytes.
@@ -59,12 +63,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 10,000 connections, 64 MiB per message, 1024 calls in flight, rings of 4 KiB to 4 MiB.
+    /// 10,000 connections, 64 MiB per message, 1024 calls in flight, 8 GiB mapped, rings of 4 KiB
+    /// to 4 MiB.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
             max_message: 64 << 20,
             max_in_flight: 1024,
+            max_mapped: 8 << 30,
             min_ring: layout::MIN_CAPACITY,
             max_ring: 4 << 20,
         }
@@ -80,8 +86,22 @@ pub enum Pin {
     None,
     /// Worker `n` to the `n`-th processor that this process may run on.
     Auto,
-    /// Worker `n` to the `n`-th of these processors.
+    /// Worker `n` to the `n`-th of these processors, which this process must be allowed to run on.
     List(Vec<usize>),
+}
+
+/// One of a server's I/O threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Open connections that it owns.
+    pub connections: usize,
+    /// How often it was held up for more than 10 ms, which is what a sync handler that blocks, or
+    /// the first poll of an async one that does, looks like to all its other connections.
+    pub stalls: u64,
+    /// The processors that it was pinned to, as the system reported them afterwards. `None`: not
+    /// pinned, because nobody asked for it or the system refused.
+    pub processors: Option<Vec<usize>>,
 }
 
 /// Builds a [`Server`]; made by [`Server::builder`].
@@ -439,6 +459,14 @@ impl ServerBuilder {
             });
         }
         let cpus = crate::sys::allowed_cpus().map_err(Error::io("ask for the processors"))?;
+        if let Pin::List(list) = &self.pin
+            && list.iter().any(|cpu| !cpus.contains(cpu))
+        {
+            return Err(Error::Setting {
+                setting: "pin",
+                rule: "a list of processors that this process may run on",
+            });
+        }
         let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
         let methods = Arc::new(self.methods);
         let workers = (0..workers)
@@ -459,8 +487,7 @@ impl ServerBuilder {
                 WorkerHandle::start(number, methods.clone(), settings)
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut label = self.label.unwrap_or_else(|| name.to_owned());
-        label.truncate(label.floor_char_boundary(MAX_LABEL));
+        let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Arc::new(Grants {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
@@ -476,6 +503,7 @@ impl ServerBuilder {
             max_message: limits.max_message as u64,
             max_in_flight: limits.max_in_flight,
             stream_credits: STREAM_CREDITS,
+            mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: methods.table(),
             timeout: self.handshake_timeout,
@@ -579,9 +607,19 @@ impl Server {
         self.acceptor.as_ref().expect("until the drop").path()
     }
 
-    /// Open connections of each worker.
-    pub fn connections(&self) -> Vec<usize> {
-        self.workers.iter().map(|w| w.load.load(Relaxed)).collect()
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|w| w.load.load(Relaxed)).sum()
+    }
+
+    /// The I/O threads, how the connections are spread over them, and where they run.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let info = |worker: &WorkerHandle| WorkerInfo {
+            connections: worker.load.load(Relaxed),
+            stalls: worker.stalls.load(Relaxed),
+            processors: worker.processors.clone(),
+        };
+        self.workers.iter().map(info).collect()
     }
 
     /// Blocks for ever: for programs that end by a signal.

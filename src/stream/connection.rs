@@ -82,7 +82,7 @@ impl Connection {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, message: &[u8]) -> Result<()> {
         self.sender.send(message)
     }
@@ -181,12 +181,12 @@ impl Sender {
     /// above the peer's limit; [`Error::Closed`](crate::Error::Closed) if the peer is gone or this
     /// side has finished; [`Error::Protocol`](crate::Error::Protocol) if the peer broke the
     /// protocol.
-    #[inline]
+    // Not left to the compiler: a call's spills are stores, and those are dear here (docs: tuning).
+    #[inline(always)]
     pub fn send(&mut self, message: &[u8]) -> Result<()> {
-        if !self.half.stage_plain(message)? {
-            self.stage_slowly(message)?;
+        if !self.half.push_plain(message)? {
+            self.send_slowly(message)?;
         }
-        self.half.tx.publish();
         Ok(())
     }
 
@@ -199,9 +199,7 @@ impl Sender {
     #[inline]
     pub fn try_send(&mut self, message: &[u8]) -> Result<bool> {
         self.half.check_plain(message)?;
-        let staged = self.half.stage_plain(message)?;
-        self.half.tx.publish();
-        Ok(staged)
+        Ok(self.half.push_plain(message)?)
     }
 
     /// Sends messages, made visible to the peer together: about every quarter of the ring, and at
@@ -267,6 +265,14 @@ impl Sender {
     pub fn wait_stats(&self) -> WaitStats {
         let waiter = &self.waiter;
         WaitStats::new(self.half.tx.rings(), waiter.sleeps(), waiter.spins())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_slowly(&mut self, message: &[u8]) -> Small<()> {
+        self.stage_slowly(message)?;
+        self.half.tx.publish();
+        Ok(())
     }
 
     /// A message that needs several records, or finds the ring full.

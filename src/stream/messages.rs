@@ -65,6 +65,15 @@ impl MessageTx {
         Ok(message.len() <= self.plain_max && self.tx.stage(MESSAGE, message)?)
     }
 
+    /// As [`stage_plain`](Self::stage_plain), and publishes.
+    #[inline(always)]
+    pub(super) fn push_plain(&mut self, message: &[u8]) -> Small<bool> {
+        if self.open.is_closed() {
+            return Err(self.open.closed_error().into());
+        }
+        Ok(message.len() <= self.plain_max && self.tx.push(MESSAGE, message)?)
+    }
+
     /// # Errors
     /// [`Error::TooLarge`] if a message does not go as one record.
     pub(super) fn check_plain(&self, message: &[u8]) -> Result<()> {

@@ -49,6 +49,18 @@ pub(crate) enum Placement {
     QosClass(&'static str),
 }
 
+impl Placement {
+    /// The processors, if the thread is really held to some.
+    pub(crate) fn processors(self) -> Option<Vec<usize>> {
+        match self {
+            #[cfg(not(target_os = "macos"))]
+            Self::Processors(processors) => Some(processors),
+            #[cfg(target_os = "macos")]
+            Self::QosClass(_) => None,
+        }
+    }
+}
+
 /// Why a sleep ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Woken {

@@ -33,9 +33,13 @@
 
 #[cfg(all(test, loom))]
 mod models;
+#[cfg(not(loom))]
 mod spin;
 
-pub(crate) use spin::{Slice, Spinner};
+#[cfg(all(feature = "tokio", not(loom)))]
+pub(crate) use spin::Slice;
+#[cfg(not(loom))]
+pub(crate) use spin::Spinner;
 
 #[cfg(loom)]
 use crate::sync::processors::heavy_fence;

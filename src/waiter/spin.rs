@@ -19,9 +19,11 @@ const MAX_BACKOFF: u32 = 6;
 const SHORTEST: Duration = Duration::from_micros(2);
 
 /// How long a spin in slices lasts before others get their turn.
+#[cfg(feature = "tokio")]
 const SLICE: Duration = Duration::from_micros(5);
 
 /// How a slice of a spin ended.
+#[cfg(feature = "tokio")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slice {
     /// Something was found.
@@ -50,6 +52,8 @@ pub(crate) struct Spinner {
     /// Spins that found something, and that did not.
     paid: u64,
     wasted: u64,
+    /// When the last spin began and when it looked at the clock last, if it was a long one.
+    long: Option<(Instant, Instant)>,
 }
 
 impl Spinner {
@@ -61,7 +65,14 @@ impl Spinner {
             skip: 0,
             paid: 0,
             wasted: 0,
+            long: None,
         }
+    }
+
+    /// When the last spin began, and about when it ended, if it was long enough to read the clock.
+    /// Says so once.
+    pub(crate) fn take_times(&mut self) -> Option<(Instant, Instant)> {
+        self.long.take()
     }
 
     /// Looks until `ready` says so or spinning does not seem to pay. Returns whether it was ready.
@@ -97,7 +108,9 @@ impl Spinner {
                 spin_hint();
                 spin_hint();
             }
-            if start.elapsed() >= self.limit {
+            let now = Instant::now();
+            self.long = Some((start, now));
+            if now.saturating_duration_since(start) >= self.limit {
                 self.missed();
                 return false;
             }
@@ -106,6 +119,7 @@ impl Spinner {
 
     /// One slice of a spin, for a task that shares its thread with others. `spun` is the time spun
     /// so far in this wait, `None` at its start; what passes between the slices does not count.
+    #[cfg(feature = "tokio")]
     pub(crate) fn slice(
         &mut self,
         spun: &mut Option<Duration>,
@@ -209,6 +223,7 @@ mod tests {
         assert_eq!(looks, 4);
     }
 
+    #[cfg(feature = "tokio")]
     #[test]
     fn slices_come_to_an_end_and_find_what_is_there() {
         let mut spinner = Spinner::new(Spin::default());

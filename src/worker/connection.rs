@@ -37,6 +37,7 @@ pub(super) struct Connection {
     link: Link,
     reassembly: Reassembly,
     context: CallContext,
+    #[cfg(feature = "tokio")]
     key: usize,
     /// The longest reply that is staged at once, in bytes: what a record takes and the client
     /// accepts.
@@ -61,13 +62,14 @@ impl Connection {
             deadline: None,
         };
         #[cfg(not(feature = "tokio"))]
-        let _ = max_in_flight;
+        let _ = (key, max_in_flight);
         let accepted = usize::try_from(link.shared.terms.max_message_out).unwrap_or(usize::MAX);
         Self {
             plain_reply_max: whole_max(&link.tx).min(accepted),
             link,
             reassembly: Reassembly::new(max_message),
             context,
+            #[cfg(feature = "tokio")]
             key,
             outbox: Outbox::default(),
             #[cfg(feature = "tokio")]

@@ -32,21 +32,25 @@ use crate::waiter::{Fences, Spinner};
 use connection::Connection;
 use slab::Slab;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often a busy worker looks at the clock and at the kernel's events, about: rarely enough to
-/// cost little, often enough that who rings a busy worker does not wait long.
+/// How often a busy worker looks at the kernel's events, about: rarely enough to cost little, often
+/// enough that who rings a busy worker does not wait long.
 const TICK: Duration = Duration::from_micros(50);
 
-/// The most sweeps in a tick.
-const MAX_SWEEPS_PER_TICK: u32 = 256;
+/// Turns, or empty sweeps, between two looks at the clock.
+const TURNS_PER_CLOCK: usize = 16;
 
 /// After so long without anything a connection is parked while others are busy. Sweeping over an
 /// idle connection costs a few nanoseconds; parking one costs a fence and, when it comes back, a
 /// system call on either side.
 const QUIET: Duration = Duration::from_millis(1);
+
+/// A worker that did not come round for so long was held up by a handler that blocks (or by a
+/// system that did not let it run).
+const STALL: Duration = Duration::from_millis(10);
 
 /// Longest sleep when an announcement of it may have gone unseen.
 const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
@@ -68,6 +72,10 @@ pub(crate) struct WorkerHandle {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Connections that it owns or was sent.
     pub(crate) load: Arc<AtomicUsize>,
+    /// Times that it was held up for longer than [`STALL`].
+    pub(crate) stalls: Arc<AtomicU64>,
+    /// The processors that it was pinned to, as the system reports them; `None` if it was not.
+    pub(crate) processors: Option<Vec<usize>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -84,10 +92,13 @@ impl WorkerHandle {
         let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
         let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
         let load = Arc::new(AtomicUsize::new(0));
+        let stalls = Arc::new(AtomicU64::new(0));
         let now = Instant::now();
         let worker = Worker {
             connections: Slab::new(),
             active: Vec::new(),
+            parking: Vec::new(),
+            events: Vec::new(),
             multiplexer,
             bench: Bench {
                 methods,
@@ -102,18 +113,25 @@ impl WorkerHandle {
             mailbox: mailbox.clone(),
             spinner: Spinner::new(settings.spin),
             load: load.clone(),
+            stalls: stalls.clone(),
             drain_until: None,
             now,
-            sweeps_per_tick: 1,
+            rested: now,
             settings,
         };
+        let (pinned, placement) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("nearwire-{number}"))
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let _ = pinned.send(worker.pin());
+                worker.run();
+            })
             .map_err(Error::io("start a worker thread"))?;
         Ok(Self {
             mailbox,
             load,
+            stalls,
+            processors: placement.recv().unwrap_or_default(),
             thread: Some(thread),
         })
     }
@@ -147,37 +165,52 @@ struct Worker {
     connections: Slab<Connection>,
     /// Keys of the connections that are swept; those and no others are marked `is_active`.
     active: Vec<usize>,
+    /// Kept from use to use, so that sleeping and waking allocate nothing: connections to be
+    /// parked, and what the kernel said.
+    parking: Vec<usize>,
+    events: Vec<Event>,
     multiplexer: Multiplexer,
     bench: Bench,
     mailbox: Arc<Mailbox>,
     spinner: Spinner,
     load: Arc<AtomicUsize>,
+    stalls: Arc<AtomicU64>,
     /// Set while draining: when to end at the latest.
     drain_until: Option<Instant>,
-    /// The time at the last tick.
+    /// The time when the kernel's events were looked at last.
     now: Instant,
-    /// Adapted so that a tick lasts about [`TICK`].
-    sweeps_per_tick: u32,
+    /// When the worker had nothing to do last, if it had time to look at the clock.
+    rested: Instant,
     settings: WorkerSettings,
 }
 
 impl Worker {
-    fn run(mut self) {
-        if let Some(cpu) = self.settings.pin_to {
-            match crate::sys::pin_to(cpu) {
-                Ok(placement) => tracing::debug!(?placement, "worker pinned"),
-                Err(error) => tracing::warn!(cpu, %error, "worker not pinned"),
+    /// Pins this thread, if it is to be. Returns what the system reports.
+    fn pin(&self) -> Option<Vec<usize>> {
+        let cpu = self.settings.pin_to?;
+        match crate::sys::pin_to(cpu) {
+            Ok(placement) => {
+                tracing::debug!(?placement, "worker pinned");
+                placement.processors()
+            }
+            Err(error) => {
+                tracing::warn!(cpu, %error, "worker not pinned");
+                None
             }
         }
+    }
+
+    fn run(mut self) {
         #[cfg(feature = "tokio")]
         let runtime = self.settings.runtime.clone();
         #[cfg(feature = "tokio")]
         let _in_runtime = runtime.as_ref().map(|runtime| runtime.enter());
 
         let mut mail = Vec::new();
-        let mut sweeps = 0;
+        let mut turns = 0;
         loop {
-            let mut busy = self.sweep();
+            let busy_connections = self.sweep();
+            let mut busy = busy_connections > 0;
             if self.mailbox.has_mail() {
                 // Whatever comes of it is published by a turn.
                 busy = true;
@@ -185,11 +218,11 @@ impl Worker {
                 mail.drain(..).for_each(|mail| self.take_mail(mail));
             }
             if busy {
-                sweeps += 1;
-                if sweeps < self.sweeps_per_tick {
+                turns += busy_connections.max(1);
+                if turns < TURNS_PER_CLOCK {
                     continue;
                 }
-                sweeps = 0;
+                turns = 0;
                 self.tick();
             }
             if self.is_drained() {
@@ -208,7 +241,12 @@ impl Worker {
             let found = spinner.spin(|| {
                 mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
             });
+            if let Some((began, ended)) = self.spinner.take_times() {
+                self.look_for_stall(began);
+                self.rested = ended;
+            }
             if !found {
+                self.look_for_stall(Instant::now());
                 self.sleep();
             }
         }
@@ -222,10 +260,10 @@ impl Worker {
         }
     }
 
-    /// Gives each active connection a turn. Returns whether any had something.
+    /// Gives each active connection a turn. Returns how many had something.
     #[inline(always)]
-    fn sweep(&mut self) -> bool {
-        let mut busy = false;
+    fn sweep(&mut self) -> usize {
+        let mut busy = 0;
         let mut place = 0;
         while let Some(&key) = self.active.get(place) {
             let connection = &mut self.connections[key];
@@ -233,7 +271,7 @@ impl Worker {
                 Ok(false) => place += 1,
                 Ok(true) => {
                     connection.last_busy = self.now;
-                    busy = true;
+                    busy += 1;
                     place += 1;
                 }
                 // Takes it off the list.
@@ -243,36 +281,50 @@ impl Worker {
         busy
     }
 
-    /// Once in a while between busy sweeps: looks what the kernel has to say, and parks the
-    /// connections that have been quiet.
+    /// Now and then between busy sweeps, once per [`TICK`]: looks what the kernel has to say, and
+    /// parks the connections that have been quiet.
     #[cold]
     fn tick(&mut self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.now);
-        if took < TICK / 2 {
-            self.sweeps_per_tick = (self.sweeps_per_tick * 2).min(MAX_SWEEPS_PER_TICK);
-        } else if took > TICK * 2 {
-            self.sweeps_per_tick = (self.sweeps_per_tick / 2).max(1);
+        if took < TICK {
+            return;
         }
+        self.look_for_stall(now);
         self.listen(Some(Duration::ZERO));
         let connections = &mut self.connections;
         let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
         if self.active.iter().any(|&key| quiet(&connections[key])) {
-            let (parked, active) = self
-                .active
-                .drain(..)
-                .partition(|&key| quiet(&connections[key]));
-            self.active = active;
-            self.park(parked);
+            let parking = &mut self.parking;
+            self.active.retain(|&key| {
+                let quiet = quiet(&connections[key]);
+                if quiet {
+                    parking.push(key);
+                }
+                !quiet
+            });
+            self.park();
         }
     }
 
-    /// Parks connections, which the caller has taken off the active list: announces it, then looks
-    /// once more. Those that have something after all become active again. False if the
-    /// announcement may have gone unseen.
-    fn park(&mut self, keys: Vec<usize>) -> bool {
+    /// Counts it if the connections were kept waiting for long.
+    fn look_for_stall(&mut self, now: Instant) {
+        let busy = now.saturating_duration_since(self.now.max(self.rested));
+        if busy > STALL {
+            let stalls = self.stalls.load(Relaxed);
+            self.stalls.store(stalls + 1, Relaxed);
+            if stalls == 0 {
+                tracing::warn!(?busy, "a worker was held up: does a sync handler block?");
+            }
+        }
+    }
+
+    /// Parks the connections in `parking`, which the caller has taken off the active list:
+    /// announces it, then looks once more. Those that have something after all become active
+    /// again. False if the announcement may have gone unseen.
+    fn park(&mut self) -> bool {
         let (mut symmetric, mut asymmetric) = (false, false);
-        for &key in &keys {
+        for &key in &self.parking {
             let connection = &mut self.connections[key];
             connection.is_active = false;
             match connection.announce() {
@@ -283,7 +335,7 @@ impl Worker {
         // One fence of each kind serves all announcements.
         let reliable = (!symmetric || Fences::Symmetric.sleeper())
             & (!asymmetric || Fences::Asymmetric.sleeper());
-        for key in keys {
+        while let Some(key) = self.parking.pop() {
             if !reliable || self.connections[key].is_ready() {
                 self.activate(key);
             }
@@ -305,8 +357,8 @@ impl Worker {
     /// Parks everything and sleeps until something happens.
     #[cold]
     fn sleep(&mut self) {
-        let keys = std::mem::take(&mut self.active);
-        let reliable = self.park(keys);
+        std::mem::swap(&mut self.active, &mut self.parking);
+        let reliable = self.park();
         if reliable && !self.active.is_empty() {
             return;
         }
@@ -325,30 +377,35 @@ impl Worker {
 
     /// Takes the kernel's events.
     fn listen(&mut self, timeout: Option<Duration>) {
-        let mut rung = Vec::new();
-        let mut sockets = Vec::new();
-        let listened = self.multiplexer.sleep(timeout, |event| match event {
-            Event::Rung(key) => rung.push(key),
-            Event::Socket(key) => sockets.push(key),
-            Event::Woken => {}
-        });
+        let events = &mut self.events;
+        let listened = self.multiplexer.sleep(timeout, |event| events.push(event));
         self.now = Instant::now();
         if let Err(error) = listened {
             // Cannot happen with a valid descriptor; do not spin on it if it does.
             tracing::error!(%error, "a worker cannot sleep");
             std::thread::sleep(UNRELIABLE_SLEEP);
         }
-        rung.into_iter().for_each(|key| self.activate(key));
-        for key in sockets {
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            let shared = &connection.link().shared;
-            shared.read_control();
-            if shared.closed().is_some() {
-                let error = shared.closed_error();
-                self.remove(key, error);
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Rung(key) => self.activate(key),
+                Event::Socket(key) => self.read_control(key),
+                Event::Woken => {}
             }
+        }
+        self.events = events;
+    }
+
+    /// Something came over a connection's control socket, or its end.
+    fn read_control(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let shared = &connection.link().shared;
+        shared.read_control();
+        if shared.closed().is_some() {
+            let error = shared.closed_error();
+            self.remove(key, error);
         }
     }
 

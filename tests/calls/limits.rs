@@ -263,6 +263,36 @@ fn clients_beyond_the_limit_are_refused_and_told_why() {
 }
 
 #[test]
+fn mapped_memory_is_limited_and_comes_back() {
+    let place = Place::new();
+    // Room for two default connections, each of two rings and their words.
+    let each = 2 * (64 << 10) + 2 * 4096;
+    let limit = (2 * each + 1).to_string();
+    let server = place.start_ready("server", &[("max_mapped", &limit)]);
+    let name = place.socket(NAME);
+    let mut clients: Vec<_> = (0..2)
+        .map(|_| BlockingClient::connect(&name).unwrap())
+        .collect();
+    for _ in 0..3 {
+        let (code, text) = rejected(BlockingClient::connect(&name).unwrap_err());
+        assert_eq!(code, RejectCode::Limits);
+        assert!(
+            text.contains("smaller rings") && text.contains(&limit),
+            "{text}"
+        );
+    }
+    for client in &mut clients {
+        assert_eq!(client.call_bytes("echo", b"in").unwrap(), b"in");
+    }
+    clients.pop();
+    eventually("the memory is free", || server.report()["connections"] == 1);
+    let small = ClientBuilder::new().ring(4096);
+    let _small: Vec<_> = (0..3)
+        .map(|_| small.connect_blocking(&name).unwrap())
+        .collect();
+}
+
+#[test]
 fn rings_are_clamped_to_the_servers_limits() {
     let place = Place::new();
     let limits = [("min_ring", "8192"), ("max_ring", "131072")];

@@ -3,7 +3,7 @@
 use crate::support::Settings;
 use crate::support::child::{Commands, open_descriptors, say};
 use nearwire::{
-    ByteItemSender, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Server, ServerBuilder,
+    ByteItemSender, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server, ServerBuilder,
     Spin, Status,
 };
 use serde::{Deserialize, Serialize};
@@ -73,7 +73,8 @@ pub fn receipt(order: &Order) -> Receipt {
     }
 }
 
-/// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, the limits, `handshake_ms`,
+/// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, `pin` (auto, or a
+/// processor), the limits, `handshake_ms`,
 /// `refuse` (with this text), `panicking policy`.
 pub fn serve(settings: &Settings, commands: Commands) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -92,8 +93,12 @@ pub fn serve(settings: &Settings, commands: Commands) {
         let command = commands.next();
         match command.split_once(' ').unwrap_or((&command, "")) {
             ("report", _) => {
-                let open = server.as_ref().map_or(0, |s| s.connections().iter().sum());
+                let open = server.as_ref().map_or(0, |s| s.connections());
                 report(&counters, open);
+            }
+            ("workers", _) => {
+                let workers = server.as_ref().unwrap().workers();
+                say(format!("{workers:?}"));
             }
             ("shutdown", grace) => {
                 let grace = Duration::from_millis(grace.parse().unwrap());
@@ -145,6 +150,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     for (name, field) in fields {
         *field = settings.number(name).unwrap_or(*field);
     }
+    if let Some(bytes) = settings.number("max_mapped") {
+        limits.max_mapped = bytes as u64;
+    }
     builder = builder.limits(limits);
     if settings.text("spin") == Some("never") {
         builder = builder.spin(Spin::NEVER);
@@ -157,6 +165,11 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     }
     if let Some(workers) = settings.number("workers") {
         builder = builder.workers(workers);
+    }
+    match settings.text("pin") {
+        None => {}
+        Some("auto") => builder = builder.pin(Pin::Auto),
+        Some(cpu) => builder = builder.pin(Pin::List(vec![cpu.parse().unwrap()])),
     }
     if let Some(time) = settings.millis("handshake_ms") {
         builder = builder.handshake_timeout(time);

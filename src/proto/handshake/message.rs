@@ -7,9 +7,17 @@ use super::bytes::{BodyReader, BodyWriter, check_name};
 use super::envelope::MessageKind;
 use super::error::HandshakeError;
 use crate::proto::mode::Mode;
+use crate::proto::text;
 
 /// Longest label, in bytes.
 pub const MAX_LABEL: usize = 64;
+/// As much of `label` as the handshake carries: [`MAX_LABEL`] bytes, cut between characters, without
+/// control characters.
+pub fn fitting_label(label: &str) -> String {
+    let label = label.replace(char::is_control, "\u{fffd}");
+    text::shorten(&label, MAX_LABEL).to_owned()
+}
+
 /// Longest method name, in bytes.
 pub const MAX_METHOD_NAME: usize = 255;
 

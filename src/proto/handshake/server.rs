@@ -189,12 +189,16 @@ impl ServerHandshake {
     /// socket. The text should say what to do.
     pub fn reject(&mut self, code: RejectCode, text: impl Into<String>) -> Vec<u8> {
         self.state = State::Failed;
+        self.reject_with(code, text).encode()
+    }
+
+    /// A refusal for this reason, to be sent by [`ServerHandshake::refusal`].
+    pub fn reject_with(&self, code: RejectCode, text: impl Into<String>) -> Reject {
         Reject {
             code,
             versions: self.policy.versions,
             text: text.into(),
         }
-        .encode()
     }
 
     /// What to send because of an error of [`ServerHandshake::receive`]. `None` if the client is

@@ -26,7 +26,7 @@ impl Len {
             Len::Small(len) => len.min(max),
             Len::BelowMax(less) => max.saturating_sub(less),
             Len::AboveMax(more) => max.saturating_add(more),
-            Len::Part(part) => (max + 1) * usize::from(part) >> 16,
+            Len::Part(part) => ((max + 1) * usize::from(part)) >> 16,
         }
     }
 }

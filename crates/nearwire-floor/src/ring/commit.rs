@@ -150,6 +150,7 @@ impl super::Consumer for Consumer {
             header = self.wait();
         }
         let length = (header & (PRESENT - 1)) as usize;
+        self.taking.prefetch(&self.data, record_bytes(length));
         self.data
             .copy_out(self.taking.head + 8, &mut into[..length]);
         self.taking.advance(record_bytes(length));

@@ -24,12 +24,22 @@ use crate::{Arena, Descriptors, take};
 /// Bytes of a record's header.
 const HEADER: usize = 8;
 
-/// Looks at an empty ring are this many pauses apart at first, if records had been streaming:
-/// looking at once would take the line from the producer while it is still filling it.
+/// Pauses before an empty ring is looked at again, if that was seen to let records gather: looking at
+/// once would take the line from the producer while it is still filling it.
 const EMPTY_PAUSES: u32 = 32;
 
 /// Records taken in a row that count as streaming.
 const STREAMING: u32 = 16;
+
+/// Records that must have gathered for a pause to have paid.
+const GATHERED: u32 = 8;
+
+/// After so many pauses in a row that did not pay, one in `1 << MAX_MISSES` empty looks still pauses.
+const MAX_MISSES: u32 = 10;
+
+/// While records stream the consumer asks for the line this many bytes ahead of its head: where a
+/// record begins is known only once the one before it has arrived.
+const PREFETCH_TO_READ: u64 = 512;
 
 /// The producer asks for the line this many bytes ahead of its tail: the consumer's core owns it, and
 /// stores retire in order, so a store that waits for its line holds up all behind it.
@@ -260,6 +270,12 @@ struct Taking {
     word: Word<AtomicU64>,
     /// Records taken since the ring was last found empty.
     streak: u32,
+    /// The ring was given time when it was last found empty.
+    gathered: bool,
+    /// Empty looks before the next pause.
+    skip: u32,
+    /// Pauses in a row that did not pay.
+    misses: u32,
 }
 
 impl Taking {
@@ -271,6 +287,9 @@ impl Taking {
             quarter,
             word: memory.head(),
             streak: 0,
+            gathered: false,
+            skip: 0,
+            misses: 0,
         }
     }
 
@@ -291,16 +310,44 @@ impl Taking {
         self.word.store(self.head, Ordering::Release);
     }
 
-    /// The ring is empty: give all space back and, after a stream of records, let some gather.
+    /// The ring is empty: give all space back and, where that was seen to pay, let records gather.
     #[inline]
     fn found_empty(&mut self) {
         if self.published != self.head {
             self.publish();
         }
-        if self.streaming() {
-            pause(EMPTY_PAUSES);
+        if self.skip > 0 {
+            self.skip -= 1;
+        } else {
+            self.gather();
         }
         self.streak = 0;
+    }
+
+    #[cold]
+    fn gather(&mut self) {
+        if self.gathered && self.streak < GATHERED {
+            self.gathered = false;
+            self.misses = (self.misses + 1).min(MAX_MISSES);
+            self.skip = (1 << self.misses) - 1;
+            return;
+        }
+        if self.streak >= GATHERED {
+            self.misses = 0;
+        }
+        self.gathered = true;
+        pause(EMPTY_PAUSES);
+    }
+
+    /// Asks for what comes next, while records stream.
+    #[inline]
+    fn prefetch(&self, data: &Circle, bytes: u64) {
+        if self.streaming() {
+            data.prefetch_to_read(self.head + PREFETCH_TO_READ);
+            if bytes > 64 {
+                data.prefetch_to_read(self.head + PREFETCH_TO_READ + 64);
+            }
+        }
     }
 
     #[inline]

@@ -138,6 +138,7 @@ impl super::Consumer for Consumer {
             self.wait();
         }
         let length = self.data.word(head).load(Ordering::Relaxed) as usize;
+        self.taking.prefetch(&self.data, record_bytes(length));
         self.data.copy_out(head + 8, &mut into[..length]);
         self.taking.advance(record_bytes(length));
         length
