@@ -47,6 +47,17 @@ impl Rx {
         }
     }
 
+    /// See [`Consumer::set_gathering`].
+    pub(crate) fn set_gathering(&mut self, gathering: bool) {
+        self.consumer.set_gathering(gathering);
+    }
+
+    /// See [`Consumer::prefetch_next`].
+    #[inline(always)]
+    pub(crate) fn prefetch_next(&self) {
+        self.consumer.prefetch_next();
+    }
+
     /// Hands the next record to `visit` and consumes it; `None` if there is none.
     #[inline(always)]
     pub(crate) fn pop<R>(&mut self, visit: impl FnOnce(Record<'_>) -> R) -> Small<Option<R>> {

@@ -55,7 +55,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(link: Link, key: usize, max_message: usize, max_in_flight: usize) -> Self {
+    pub(super) fn new(mut link: Link, key: usize, max_message: usize, max_in_flight: usize) -> Self {
+        // The worker has other connections to look at meanwhile.
+        link.rx.set_gathering(false);
         let context = CallContext {
             peer: link.shared.peer,
             connection: link.shared.terms.connection_id,
@@ -77,6 +79,12 @@ impl Connection {
             last_busy: Instant::now(),
             is_active: false,
         }
+    }
+
+    /// Has the processor fetch what the next turn looks at first.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        self.link.rx.prefetch_next();
     }
 
     pub(super) fn link(&self) -> &Link {
