@@ -33,6 +33,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// Time that a process has spent on processors.
+#[allow(deprecated)] // In favour of a crate, for one call.
 pub fn cpu_times(pid: u32) -> HashMap<String, Duration> {
     let info = task_info(pid);
     let mut base = libc::mach_timebase_info { numer: 0, denom: 0 };
