@@ -7,6 +7,7 @@ use crate::ring::RingError;
 use crate::sid::Sid;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Shorthand for a result with [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -98,6 +99,19 @@ pub enum Error {
         /// For a call: whether its handler may have run.
         executed: Executed,
     },
+    /// A pool had no connection for a call.
+    #[error(
+        "no connection for {waited:?}{executed}: start the server, or give it more time \
+         (acquire_timeout, the call's deadline)"
+    )]
+    NoConnection {
+        /// How long the call waited.
+        waited: std::time::Duration,
+        /// Whether its handler may have run on an earlier connection.
+        executed: Executed,
+        /// Why the last attempt to connect failed, if any did.
+        source: Option<Arc<Error>>,
+    },
     /// A message is longer than what the other side accepts. Nothing was sent.
     #[error(
         "a message of {len} bytes is above the limit of {limit}: send less, or raise max_message on the receiving side"
@@ -177,7 +191,9 @@ impl Error {
     pub fn may_have_executed(&self) -> bool {
         match self {
             Error::Status(status) => !status.code.not_executed(),
-            Error::Closed { executed, .. } => *executed == Executed::Maybe,
+            Error::Closed { executed, .. } | Error::NoConnection { executed, .. } => {
+                *executed == Executed::Maybe
+            }
             Error::DeadlineExceeded | Error::Protocol(_) | Error::Io { .. } => true,
             Error::Codec { what, .. } => *what == "the reply",
             _ => false,
@@ -193,7 +209,7 @@ impl Error {
     /// The error for a call whose request was sent.
     pub(crate) fn of_sent_call(self) -> Self {
         match self {
-            Error::Closed { reason, .. } => Error::Closed {
+            Error::Closed { reason, .. } if reason != CloseReason::Drained => Error::Closed {
                 reason,
                 executed: Executed::Maybe,
             },
@@ -236,7 +252,7 @@ impl From<Error> for io::Error {
             Error::NameInUse { .. } => io::ErrorKind::AddrInUse,
             Error::Directory { .. } | Error::Credentials { .. } => io::ErrorKind::PermissionDenied,
             Error::Closed { .. } => io::ErrorKind::ConnectionReset,
-            Error::DeadlineExceeded => io::ErrorKind::TimedOut,
+            Error::DeadlineExceeded | Error::NoConnection { .. } => io::ErrorKind::TimedOut,
             Error::Protocol(_) | Error::Segment(_) => io::ErrorKind::InvalidData,
             Error::TooLarge { .. } | Error::BadName { .. } => io::ErrorKind::InvalidInput,
             _ => io::ErrorKind::Other,
@@ -375,6 +391,10 @@ pub enum CloseReason {
     /// The peer's process ended, or dropped the connection, without a word.
     #[error("the peer is gone (it exited, was killed, or dropped the connection)")]
     PeerGone,
+    /// The server shut down and has answered everything that it took. What it has not answered,
+    /// it has not read.
+    #[error("the server shut down")]
+    Drained,
     /// The peer said why it closes.
     #[error("the peer closed it: {0}")]
     PeerSays(String),

@@ -1,7 +1,8 @@
 //! Calls between processes on one machine, at the speed of shared memory.
 //!
 //! A [`Server`] offers methods under a name; clients in other processes call them: [`Client`] from
-//! async code, [`BlockingClient`] from a thread. Below calls there are messages
+//! async code, [`BlockingClient`] from a thread. A [`Pool`] of async clients comes back after the
+//! server was restarted. Below calls there are messages
 //! ([`Connection`]) and byte streams ([`ByteStream`]), for protocols of one's own.
 //!
 //! ```no_run
@@ -23,6 +24,8 @@
 //! # Features
 //! - `tokio` (default): the async client, async handlers and streams, `AsyncRead`/`AsyncWrite`.
 //! - `serde` (default): typed calls, encoded as postcard.
+//! - `bb8`: a connection manager for those who pool with bb8.
+//! - `tower`: clients and pools as tower services, tower services as methods.
 //!
 //! # Who can talk to whom
 //! Processes of the same user, unless a [`PeerPolicy`] says otherwise. The other side may be
@@ -49,11 +52,15 @@ mod link;
 mod listener;
 #[cfg(not(loom))]
 mod name;
+#[cfg(all(feature = "tokio", not(loom)))]
+mod pool;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod segment;
 #[cfg(not(loom))]
 mod server;
+#[cfg(all(feature = "tower", not(loom)))]
+pub mod service;
 #[cfg(not(loom))]
 mod settings;
 #[cfg(all(windows, not(loom)))]
@@ -85,6 +92,12 @@ mod surface {
         Violation,
     };
     pub use crate::info::ConnectionInfo;
+    #[cfg(feature = "bb8")]
+    pub use crate::pool::ConnectionManager;
+    #[cfg(feature = "tokio")]
+    pub use crate::pool::{Backoff, Pool, PoolBuilder, PoolByteItems, PoolCall, PoolStats};
+    #[cfg(all(feature = "tokio", feature = "serde"))]
+    pub use crate::pool::{PoolItems, TypedPoolCall};
     #[cfg(feature = "tokio")]
     pub use crate::server::{ByteItemReceiver, ByteItemSender};
     pub use crate::server::{CallContext, Limits, Pin, Server, ServerBuilder, WorkerInfo};
@@ -104,3 +117,8 @@ mod surface {
 #[cfg(all(doctest, feature = "tokio", feature = "serde"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those of the page about pools.
+#[cfg(all(doctest, feature = "serde", feature = "bb8", feature = "tower"))]
+#[doc = include_str!("../docs/04-CONNECTION-POOL-MANAGEMENT.md")]
+struct ConnectionPoolManagement;

@@ -131,7 +131,9 @@ impl ClientBuilder {
         ))
     }
 
-    pub(crate) fn link(&self, name: &str, mode: Mode) -> Result<Link> {
+    /// # Errors
+    /// [`Error::Setting`] for settings that make no sense.
+    pub(crate) fn check(&self) -> Result<()> {
         let fits = (layout::MIN_CAPACITY..=layout::MAX_CAPACITY).contains(&self.ring);
         if !self.ring.is_power_of_two() || !fits {
             let rule = "a power of two, 4 KiB to 256 MiB";
@@ -140,6 +142,11 @@ impl ClientBuilder {
                 rule,
             });
         }
+        Ok(())
+    }
+
+    pub(crate) fn link(&self, name: &str, mode: Mode) -> Result<Link> {
+        self.check()?;
         let wishes = Wishes {
             mode,
             ring_to_server: self.ring,

@@ -202,6 +202,7 @@ fn last_word(
     let close = Close::decode(message.body()).map_err(|e| e.to_string())?;
     Ok(Some(match close.code {
         CloseCode::Finished => CloseReason::Finished,
+        CloseCode::Drained => CloseReason::Drained,
         code => CloseReason::PeerSays(format!("{code}: {}", close.text)),
     }))
 }

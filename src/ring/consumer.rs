@@ -6,7 +6,6 @@ use super::{
 };
 use crate::layout::{WORD, max_body, record_size};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::spin_hint;
 
 /// How many records one [`Consumer::drain`] takes at most unless told otherwise: enough to spread
 /// the cost of a round over, few enough to keep a neighbour waiting only microseconds.
@@ -27,6 +26,9 @@ const GATHERED: u32 = 8;
 
 /// After so many vain pauses in a row, one in `1 << MAX_MISSES` looks at an empty ring still pauses.
 const MAX_MISSES: u32 = 10;
+
+/// Looks at an empty ring before the first pause.
+const FIRST_SKIP: u32 = 15;
 
 /// The one consumer of a ring.
 ///
@@ -99,7 +101,7 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             release_after: (hot_bytes(capacity) / 4) as u64,
             run: 0,
             gathered: false,
-            skip: 0,
+            skip: FIRST_SKIP,
             misses: 0,
         }
     }
@@ -107,7 +109,7 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
     /// Whether to pause for half a microsecond where that was seen to let records gather. It does,
     /// unless told otherwise; who has other rings to look at meanwhile does that instead.
     pub fn set_gathering(&mut self, gathering: bool) {
-        self.skip = if gathering { 0 } else { u32::MAX };
+        self.skip = if gathering { FIRST_SKIP } else { u32::MAX };
         self.misses = 0;
         self.gathered = false;
     }
@@ -283,8 +285,11 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             self.misses = 0;
         }
         self.gathered = true;
-        for _ in 0..GATHERING_PAUSES {
-            spin_hint();
+        // In a model time does not pass; any record may come between two looks as it is.
+        if cfg!(not(loom)) {
+            for _ in 0..GATHERING_PAUSES {
+                std::hint::spin_loop();
+            }
         }
         *word = self.load_word();
         *word != 0

@@ -30,7 +30,15 @@
 //!    Release after its last read of them.
 //! 5. A record never wraps: what does not fit before the end goes to the start, behind a filler.
 //!    A body is at most half the ring less one word, so that a filler and a record always fit
-//!    into an empty ring.
+//!    into an empty ring. A filler may come earlier than it must, but never begins the ring.
+//!
+//! # Hot bytes
+//! Small records keep to the first `HOT` bytes of a larger ring: where the next one would leave
+//! them, the producer puts a filler over all the rest and goes back to the start, if the consumer
+//! has left half of the hot bytes behind by then. If it has not, the ring is used on, and the
+//! question is asked again a quarter of the hot bytes later. So a ring of any size costs as much
+//! cache and resident memory as is really in flight, and what is in flight stays in the innermost
+//! cache of both sides. Nothing else knows of it: to space and positions it is a filler like any.
 //!
 //! # Why a commit word and not a tail cursor
 //! With a tail cursor a small message costs two transfers of cache lines between cores, the
@@ -79,7 +87,7 @@ const LINE: usize = 64;
 pub(crate) const HOT: usize = 16 << 10;
 
 /// The bytes of a ring of `capacity` bytes that small records keep to. A ring that is not at least
-/// twice as long as [`HOT`] is used as a whole.
+/// twice as long as `HOT` is used as a whole.
 const fn hot_bytes(capacity: usize) -> usize {
     if capacity >= 2 * HOT { HOT } else { capacity }
 }

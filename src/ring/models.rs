@@ -128,6 +128,32 @@ fn the_head_is_released_lazily() {
     transfer(64, 0, &[(1, 16), (2, 0), (3, 0), (4, 8), (5, 0), (6, 0)]);
 }
 
+/// A producer that goes back to the ring's start as soon as enough of it was consumed, and a
+/// consumer that follows it behind the long filler, or through the whole ring if it is slow.
+#[test]
+fn small_records_go_back_early() {
+    let records: &[(u32, usize)] = &[(1, 8), (2, 0), (3, 8), (4, 0), (5, 8), (6, 8)];
+    let [back, on] = explore(move |[back, on]| {
+        let (producing, consuming) = (HeapSegment::new(64), HeapSegment::new(0));
+        let mut producer = Producer::with_hot_bytes(producing.clone(), consuming.clone(), 64, 32);
+        let mut consumer = Consumer::new(producing, consuming, 64);
+        let taking = thread::spawn(move || take_all(&mut consumer, records));
+        let mut sent = 0;
+        for (tag, len) in records {
+            stage(&mut producer, *tag, *len, on);
+            producer.publish();
+            sent += crate::layout::record_size(*len) as u64;
+        }
+        if producer.position() > sent {
+            back.fetch_add(1, Relaxed);
+        } else {
+            on.fetch_add(1, Relaxed);
+        }
+        taking.join().unwrap();
+    });
+    assert!(back > 0 && on > 0, "{back} {on}");
+}
+
 /// Sends `batches` of records. Asserts that the consumer sees each batch as a whole or not at all,
 /// and not before it is published. Space that suffices for a batch's first record must suffice for
 /// the whole batch.

@@ -55,7 +55,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(mut link: Link, key: usize, max_message: usize, max_in_flight: usize) -> Self {
+    pub(super) fn new(
+        mut link: Link,
+        key: usize,
+        max_message: usize,
+        max_in_flight: usize,
+    ) -> Self {
         // The worker has other connections to look at meanwhile.
         link.rx.set_gathering(false);
         let context = CallContext {
@@ -217,10 +222,16 @@ impl Connection {
     pub(super) fn close(mut self, code: CloseCode, reason: CloseReason) {
         #[cfg(feature = "tokio")]
         self.calls.abort_all();
-        if !matches!(reason, CloseReason::Violation(_)) {
+        let orderly = !matches!(reason, CloseReason::Violation(_));
+        if orderly {
+            self.link.tx.publish();
+        }
+        // Before the end of the ring, so that a client that finds the end finds the reason too:
+        // it says whether requests that have no answer may have been executed.
+        self.link.shared.close_as(code, reason);
+        if orderly {
             self.link.tx.close();
         }
-        self.link.shared.close_as(code, reason);
     }
 
     /// Everything but a plain request to a sync handler.

@@ -267,20 +267,24 @@ impl Worker {
     #[inline(always)]
     fn sweep(&mut self) -> usize {
         let mut busy = 0;
-        let mut place = 0;
-        while let Some(&key) = self.active.get(place) {
-            if let Some(&later) = self.active.get(place + PREFETCH_AHEAD) {
-                self.connections[later].prefetch();
+        // Backwards: a client that calls over many connections goes over them in the order in which
+        // it made them, and a worker that follows on its heels takes every line from it before it
+        // is written (docs: tuning).
+        let mut place = self.active.len();
+        while place > 0 {
+            place -= 1;
+            if let Some(later) = place.checked_sub(PREFETCH_AHEAD) {
+                self.connections[self.active[later]].prefetch();
             }
+            let key = self.active[place];
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
-                Ok(false) => place += 1,
+                Ok(false) => {}
                 Ok(true) => {
                     connection.last_busy = self.now;
                     busy += 1;
-                    place += 1;
                 }
-                // Takes it off the list.
+                // Takes it off the list, in which only later ones move up.
                 Err(error) => self.remove(key, *error),
             }
         }

@@ -100,12 +100,12 @@ async fn concurrently(settings: &Settings, calls: u64) {
 /// Opens `count` connections and holds them.
 pub fn hold(settings: &Settings, commands: Commands) {
     let count = settings.number("count").unwrap_or(1);
-    let clients: Vec<_> = (0..count)
+    let mut clients: Vec<_> = (0..count)
         .map(|_| builder(settings).connect_blocking(NAME).unwrap())
         .collect();
     say("ready");
     assert_eq!(commands.next(), "call");
-    for mut client in clients {
+    for client in &mut clients {
         assert_eq!(
             client.call_bytes("echo", b"still here").unwrap(),
             b"still here"

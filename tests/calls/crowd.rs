@@ -31,3 +31,26 @@ fn a_thousand_connects_at_once_all_succeed() {
         report["connections"] == 0 && report["descriptors"] == before["descriptors"]
     });
 }
+
+#[test]
+fn an_idle_connection_costs_little_memory() {
+    const COUNT: u64 = 1500;
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    // What a process of either kind needs anyway.
+    let warm = place.start_ready("hold", &[("count", "10")]);
+    let before = (server.resident(), warm.resident());
+    let clients = place.start_ready("hold", &[("count", &COUNT.to_string())]);
+    clients.tell("call");
+    clients.expect("done");
+    eventually("all are there", || server.report()["connections"] >= COUNT);
+    let at_server = server.resident().saturating_sub(before.0);
+    let at_client = clients.resident().saturating_sub(before.1);
+    let each = (at_server + at_client) / COUNT;
+    eprintln!(
+        "resident per idle connection: {} bytes at the server, {} at the client",
+        at_server / COUNT,
+        at_client / COUNT
+    );
+    assert!(each <= 24 << 10, "{each} bytes per idle connection");
+}

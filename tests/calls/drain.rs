@@ -63,7 +63,10 @@ fn is_orderly(error: &Error) -> bool {
         // The client has heard that, and not yet that it is over.
         Error::Status(status) => status.code == Code::DRAINING,
         Error::Closed { reason, .. } => {
-            matches!(reason, CloseReason::Finished | CloseReason::PeerSays(_))
+            matches!(
+                reason,
+                CloseReason::Finished | CloseReason::Drained | CloseReason::PeerSays(_)
+            )
         }
         _ => false,
     }

@@ -3,6 +3,9 @@
 
 use nearwire::{Code, Error};
 
+/// What to do about a call that took too long.
+const LONGER: &str = "`nearwire call` waits longer with --timeout TIME";
+
 /// What the user may do, if there is more to say than the error does. `server` is the name as it
 /// was given.
 pub fn advice(error: &anyhow::Error, server: Option<&str>) -> Option<String> {
@@ -13,6 +16,8 @@ pub fn advice(error: &anyhow::Error, server: Option<&str>) -> Option<String> {
                 server?
             )
         }
+        Error::DeadlineExceeded => LONGER.into(),
+        Error::Status(status) if status.code == Code::DEADLINE_EXCEEDED => LONGER.into(),
         Error::TooLarge { .. } => {
             "a server of `nearwire serve` takes more with --max-message SIZE".into()
         }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nearwire::{BlockingClient, ClientBuilder, Code, Error};
+use nearwire::{BlockingClient, ClientBuilder, Error};
 use serde::Serialize;
 
 use crate::arguments;
-use crate::output::{print_bytes, print_json, print_text};
+use crate::output::{print_bytes, print_json, print_json_line, print_text};
 
 /// Call a method of a server and print the reply; without a method, list the methods.
 ///
@@ -43,7 +43,8 @@ pub struct Call {
     /// Print the reply in hexadecimal.
     #[arg(long)]
     hex: bool,
-    /// Print a JSON object: the reply's length, its bytes in hexadecimal, and how long it took.
+    /// Print a JSON object: the reply's length, its bytes in hexadecimal, and how long it took. For a
+    /// stream: one for each item, in a line of its own.
     #[arg(long, conflicts_with = "hex")]
     json: bool,
 }
@@ -59,6 +60,17 @@ struct Outcome<'a> {
     micros: f64,
     /// The reply.
     hex: String,
+}
+
+impl<'a> Outcome<'a> {
+    fn of(method: &'a str, reply: &[u8], took: Duration) -> Self {
+        Self {
+            method,
+            bytes: reply.len(),
+            micros: took.as_nanos() as f64 / 1e3,
+            hex: hex(reply),
+        }
+    }
 }
 
 /// What a server offers, as JSON.
@@ -95,9 +107,10 @@ impl Call {
             None => client.call_bytes(method, &request),
         };
         match reply {
-            Ok(reply) => self.print(method, &reply, start.elapsed()),
-            // Nothing was executed: the method answers with a stream.
-            Err(Error::Status(status)) if status.code == Code::WRONG_SHAPE => {
+            Ok(reply) if self.json => print_json(&Outcome::of(method, &reply, start.elapsed())),
+            Ok(reply) => self.print(&reply),
+            // Nothing was sent: the method answers with a stream, if it can be called from here.
+            Err(Error::WrongShape { .. }) => {
                 drop(client);
                 self.stream(method, &request)
             }
@@ -122,7 +135,12 @@ impl Call {
             let mut items = client.stream_bytes(method, request);
             let print_all = async {
                 while let Some(item) = items.next().await {
-                    self.print(method, &item?, start.elapsed())?;
+                    let item = item?;
+                    if self.json {
+                        print_json_line(&Outcome::of(method, &item, start.elapsed()))?;
+                    } else {
+                        self.print(&item)?;
+                    }
                 }
                 Ok(())
             };
@@ -159,7 +177,13 @@ impl Call {
             Some(path) if path != Path::new("-") => {
                 let file = || -> io::Result<_> {
                     let file = File::open(path)?;
-                    let length = file.metadata()?.len();
+                    let metadata = file.metadata()?;
+                    // What else there is has a length that says nothing.
+                    let length = if metadata.is_file() {
+                        metadata.len()
+                    } else {
+                        0
+                    };
                     Ok((file, length))
                 };
                 let (file, length) =
@@ -177,15 +201,7 @@ impl Call {
         }
     }
 
-    fn print(&self, method: &str, reply: &[u8], took: Duration) -> Result<()> {
-        if self.json {
-            return print_json(&Outcome {
-                method,
-                bytes: reply.len(),
-                micros: took.as_nanos() as f64 / 1e3,
-                hex: hex(reply),
-            });
-        }
+    fn print(&self, reply: &[u8]) -> Result<()> {
         if self.hex {
             return print_text(&hex(reply));
         }

@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         // Whoever reads the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_one_line(&error));
             if let Some(advice) = advice::advice(&error, command.server()) {
                 eprintln!("help: {advice}");
             }
@@ -99,9 +99,37 @@ fn main() -> ExitCode {
     }
 }
 
+/// The error and its causes, without those that it quotes itself.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error
         .downcast_ref::<output::OutputError>()
         .is_some_and(|error| kind(&error.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let cause = || io::Error::other("cause");
+        let quoting: Result<()> = Err(anyhow::anyhow!(cause()).context("failed: cause"));
+        let outer = quoting.context("outer").unwrap_err();
+        assert_eq!(in_one_line(&outer), "outer: failed: cause");
+        let plain = anyhow::anyhow!(cause()).context("failed");
+        assert_eq!(in_one_line(&plain), "failed: cause");
+    }
 }

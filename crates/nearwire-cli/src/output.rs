@@ -40,6 +40,14 @@ pub fn print_text(text: &str) -> Result<()> {
     print_bytes(format!("{text}{end}").as_bytes())
 }
 
+/// Writes a value as JSON in one line: one of several.
+///
+/// # Errors
+/// [`OutputError`] if it cannot be written.
+pub fn print_json_line(value: &impl Serialize) -> Result<()> {
+    print_text(&serde_json::to_string(value)?)
+}
+
 /// Writes a value as indented JSON.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod signals;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,9 @@ pub const SUBCOMMAND: &str = "__child";
 
 /// How long a child may take to report in, and to leave once it has been asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after a child a signal may come to this process that was sent to both.
+const PATIENCE_WITH_SIGNALS: Duration = Duration::from_secs(1);
 
 /// What a child is started with.
 #[derive(Debug, clap::Args)]
@@ -102,6 +106,7 @@ impl Child {
             process: child.watch()?,
             channel: leaving,
             tidy: false,
+            dismissed: Arc::clone(&child.dismissed),
         });
         child.channel.set_timeout(Some(PATIENCE))?;
         let hello: Hello = child
@@ -202,10 +207,17 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.dismiss();
+        // First of all: if a signal is ending this process, it stops here. Who tidies up must not
+        // be killed then because its channel, closed for that, looks like a failure.
+        signals::unregister(self.id());
         // Both fail only if the child is already reaped.
         let _ = self.process.kill();
-        let _ = self.process.wait();
-        signals::unregister(self.id());
+        let ended = self.process.wait();
+        if ended.is_ok_and(|status| status.signal().is_some_and(signals::is_ending)) {
+            // Ctrl-C, before the child could let it pass. This process was sent it too, and ends
+            // of it in a moment, rather than of the child's death.
+            std::thread::sleep(PATIENCE_WITH_SIGNALS);
+        }
     }
 }
 
@@ -234,7 +246,7 @@ pub type Role = fn(Parent) -> Result<()>;
 /// The child's `main`: ties its life to the parent's, pins itself, reports in and plays its role.
 ///
 /// # Errors
-/// If `roles` does not know the role, the parent is gone, or the role fails.
+/// If `roles` does not know the role, the parent was gone before it began, or the role fails.
 pub fn be_child(
     arguments: &ChildArguments,
     roles: impl FnOnce(&str) -> Option<Role>,
@@ -243,10 +255,6 @@ pub fn be_child(
     let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     signals::leave_to_parent()?;
-    // The parent may have died before that took effect.
-    if rustix::process::getppid() != Pid::from_raw(arguments.parent) {
-        bail!("the parent of this {role} process is gone");
-    }
     let placement = match arguments.cpu {
         Some(cpu) => Placement::pin(cpu),
         None => Placement::current(),
@@ -255,6 +263,24 @@ pub fn be_child(
     let parent = Parent {
         channel: Channel::new(UnixStream::from(input)),
     };
-    parent.channel.send(&Hello { placement })?;
-    play(parent)
+    let outcome = parent
+        .channel
+        .send(&Hello { placement })
+        .with_context(|| format!("this {role} process has no parent that listens"))
+        .and_then(|()| {
+            // A parent that had died before the kernel was told to watch it has closed the channel
+            // and is noticed above. This is for who plays with the hidden subcommand.
+            if rustix::process::getppid() != Pid::from_raw(arguments.parent) {
+                bail!(
+                    "process {} is not the parent of this {role} process",
+                    arguments.parent
+                );
+            }
+            play(parent)
+        });
+    match outcome {
+        // It has ended, or is about to, and nobody waits for this process any more.
+        Err(error) if error.is::<channel::Gone>() => Ok(()),
+        outcome => outcome,
+    }
 }

@@ -1,12 +1,11 @@
 //! `nearwire bench floor`, from outside: what it prints, and what it leaves behind.
 #![cfg(target_os = "linux")]
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+mod command;
 
+use std::process::{Command, Output, Stdio};
+
+use command::{Place, Running};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -94,94 +93,38 @@ fn wrong_arguments_are_refused() {
     }
 }
 
-/// A benchmark in the middle of its spinning part.
-struct Running {
-    process: Child,
-    children: Vec<u32>,
-}
-
-impl Running {
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_nearwire"))
-            .args(["bench", "floor", "--seconds-per", "100"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The first line of progress comes when all children have reported in.
-        let mut line = String::new();
-        BufReader::new(process.stderr.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert!(line.contains("measuring"), "{line}");
-        let id = process.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        let children: Vec<u32> = children
-            .split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect();
-        assert_eq!(
-            children.len(),
-            4,
-            "the far side, two socket servers, the probe"
-        );
-        Self { process, children }
-    }
-
-    /// Whether a process still runs (one that waits to be reaped does not).
-    fn runs(id: u32) -> bool {
-        fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| {
-            !stat
-                .rsplit(')')
-                .next()
-                .unwrap_or_default()
-                .starts_with(" Z")
-        })
-    }
-
-    fn expect_no_children(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.children.iter().any(|&id| Self::runs(id)) {
-            assert!(Instant::now() < deadline, "children outlive their parent");
-            sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// A benchmark in the middle of its spinning part, and its children.
+fn start(place: &Place) -> (Running, Vec<u32>) {
+    let mut running = place.start(&["bench", "floor", "--seconds-per", "100"]);
+    // Comes when all children have reported in.
+    running.expect("measuring");
+    let children = running.children();
+    assert_eq!(
+        children.len(),
+        4,
+        "the far side, two socket servers, the probe"
+    );
+    (running, children)
 }
 
 #[test]
 fn children_die_with_a_parent_that_is_killed() {
-    let mut running = Running::start();
-    assert!(running.children.iter().all(|&id| Running::runs(id)));
-    running.process.kill().unwrap();
-    running.process.wait().unwrap();
-    running.expect_no_children();
+    let place = Place::new();
+    let (running, _) = start(&place);
+    running.signal(Signal::KILL);
+    running.wait().expect_signal(Signal::KILL);
+    place.expect_nothing_left();
 }
 
 #[test]
 fn the_death_of_a_child_ends_the_benchmark() {
-    let mut running = Running::start();
+    let place = Place::new();
+    let (running, children) = start(&place);
     // The far side is the first child; this side now spins on what only that one would write.
-    let far_side = Pid::from_raw(running.children[0].try_into().unwrap()).unwrap();
+    let far_side = Pid::from_raw(children[0].try_into().unwrap()).unwrap();
     kill_process(far_side, Signal::KILL).unwrap();
-    let status = running.process.wait().unwrap();
-    assert_eq!(status.code(), Some(1));
-    let mut errors = String::new();
-    running
-        .process
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut errors)
-        .unwrap();
-    assert!(errors.contains("died"), "{errors}");
-    running.expect_no_children();
+    running.wait().expect_error(&["died"]);
+    place.expect_nothing_left();
 }
 
 #[test]

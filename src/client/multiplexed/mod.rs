@@ -42,7 +42,7 @@ use items::StreamCall;
 use state::State;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Calls that may be made alone in a row before one lets other tasks run first.
 const SOLO_CALLS: u32 = 64;
@@ -168,10 +168,13 @@ impl Client {
     /// [`Error::Status`] if the handler says no; [`Error::Closed`] if the server is gone;
     /// [`Error::Protocol`] if it broke the protocol.
     pub fn call_bytes<'a>(&self, method: &str, request: &'a [u8]) -> Call<'a> {
-        Call::new(
-            self.core.clone(),
-            self.method(method).map(|m| Request::new(m, request)),
-        )
+        self.call_with(method, request.into())
+    }
+
+    /// As [`call_bytes`](Self::call_bytes), with a request that may be the call's own.
+    pub(crate) fn call_with<'a>(&self, method: &str, request: Cow<'a, [u8]>) -> Call<'a> {
+        let request = self.method(method).map(|m| Request::new(m, request));
+        Call::new(self.core.clone(), request)
     }
 
     /// A call of a method found before. Otherwise as [`call_bytes`](Self::call_bytes).
@@ -290,16 +293,63 @@ impl Client {
 
     /// Waits until [`is_open`](Self::is_open) is no longer true.
     pub async fn closed(&self) {
+        std::future::poll_fn(|cx| self.poll_closed(cx)).await
+    }
+
+    /// Ready when [`is_open`](Self::is_open) is no longer true. Until then the task stays
+    /// registered, whether or not this is polled again.
+    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.core.lock();
+        if state.over || state.draining {
+            return Poll::Ready(());
+        }
+        state.want_end.retain(|waker| !waker.will_wake(cx.waker()));
+        state.want_end.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Asks the server's worker for a sign of life, and waits for it. The answer comes in the
+    /// order of the requests, after those that the server had to take before.
+    ///
+    /// That a server has died is known without asking ([`closed`](Self::closed)). This tells
+    /// whether one that lives also takes requests: it does not while it is stopped, or while a
+    /// handler blocks the worker that this connection belongs to.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the server is gone; [`Error::Status`] if it shuts down. It waits for as
+    /// long as the server stands still: set a time limit.
+    pub async fn ping(&self) -> Result<()> {
+        let mut number = None;
         std::future::poll_fn(|cx| {
             let mut state = self.core.lock();
-            if state.over || state.draining {
-                return Poll::Ready(());
-            }
-            state.want_end.retain(|waker| !waker.will_wake(cx.waker()));
-            state.want_end.push(cx.waker().clone());
-            Poll::Pending
+            let answered = state.poll_ping(&mut number, cx);
+            Core::unlock(state);
+            answered
         })
         .await
+    }
+
+    /// # Errors
+    /// Why no more calls can be made.
+    #[cfg(feature = "tower")]
+    pub(crate) fn usable(&self) -> Result<()> {
+        let state = self.core.lock();
+        match state.over || state.draining {
+            true => Err(state.error()),
+            false => Ok(()),
+        }
+    }
+
+    /// Calls in flight; `None` when no more can be made.
+    pub(crate) fn load(&self) -> Option<usize> {
+        let state = self.core.lock();
+        (!state.over && !state.draining).then(|| state.in_flight())
+    }
+
+    /// Counts calls in flight without keeping the connection; `None` when it is gone.
+    pub(crate) fn remainder(&self) -> impl Fn() -> Option<usize> + Send + Sync + use<> {
+        let core = Arc::downgrade(&self.core);
+        move || Some(core.upgrade()?.lock().in_flight())
     }
 
     fn stream_call(&self, request: Result<Request<'static>>, shape: CallShape) -> StreamCall {

@@ -62,6 +62,12 @@ pub(super) struct State {
     pub(super) solo_left: u32,
     /// Who waits for the connection's end.
     pub(super) want_end: Vec<Waker>,
+    /// Pings that were sent; the last one's number.
+    pings: u64,
+    /// The number of the last ping that was answered.
+    pongs: u64,
+    /// Who waits for an answer to a ping.
+    want_pong: Vec<Waker>,
     /// Wakers due, to be called without the lock.
     pub(super) to_wake: Vec<Waker>,
 }
@@ -122,6 +128,9 @@ impl State {
             driver: None,
             solo_left: 0,
             want_end: Vec::new(),
+            pings: 0,
+            pongs: 0,
+            want_pong: Vec::new(),
             to_wake: Vec::new(),
         }
     }
@@ -138,7 +147,7 @@ impl State {
 
     /// Whether a call's end, or anything else that the server will send, is still to come.
     pub(super) fn is_waiting(&self) -> bool {
-        self.pending > 0 || !self.outbox.is_empty()
+        self.pending > 0 || !self.outbox.is_empty() || self.pongs < self.pings
     }
 
     /// Whether [`receive`](Self::receive) would find something.
@@ -276,6 +285,34 @@ impl State {
             self.end_all();
         }
         Poll::Ready(sent.map_err(Error::from))
+    }
+
+    /// Sends a ping, the first time, and waits for its answer.
+    pub(super) fn poll_ping(
+        &mut self,
+        number: &mut Option<u64>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        if number.is_some_and(|number| number <= self.pongs) {
+            return Poll::Ready(Ok(()));
+        }
+        if self.over || (number.is_none() && self.draining) {
+            return Poll::Ready(Err(self.error()));
+        }
+        if number.is_none() {
+            self.pings += 1;
+            *number = Some(self.pings);
+            let ping = Header::new(Kind::Ping, 0);
+            let payload = self.pings.to_le_bytes().to_vec();
+            if let Err(error) = self.send(ping, Cow::Owned(payload)) {
+                self.end_all();
+                return Poll::Ready(Err(error.into()));
+            }
+        }
+        self.want_pong.retain(|waker| !waker.will_wake(cx.waker()));
+        self.want_pong.push(cx.waker().clone());
+        self.wake_driver();
+        Poll::Pending
     }
 
     /// As [`send`](Self::send), for small frames about a call. An error is found by whoever looks
@@ -499,7 +536,16 @@ impl State {
                 self.to_wake.append(&mut self.want_end);
                 return Ok(());
             }
-            Kind::Ping | Kind::Pong => return Ok(()),
+            Kind::Pong => {
+                let number = payload
+                    .first_chunk()
+                    .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                // No more than was asked for, whatever the server says.
+                self.pongs = self.pongs.max(number.min(self.pings));
+                self.to_wake.append(&mut self.want_pong);
+                return Ok(());
+            }
+            Kind::Ping => return Ok(()),
             other => return Err(unexpected(&self.link, &format!("a {other:?} frame")).into()),
         };
         if let Some(call) = call {
@@ -621,6 +667,7 @@ impl State {
             .extend(self.want_place.drain(..).map(|(_, waker)| waker));
         self.to_wake.append(&mut self.want_room);
         self.to_wake.append(&mut self.want_end);
+        self.to_wake.append(&mut self.want_pong);
         self.to_wake.extend(self.driver.clone());
     }
 

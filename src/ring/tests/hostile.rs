@@ -87,9 +87,9 @@ fn judge(words: &[u64], mut head: u64) -> (Verdict, u64) {
     let mut word = words[offset / 8];
     if word & FILLER != 0 && word != CLOSE {
         let to_end = capacity - offset;
-        // No tag, exactly up to the end, and shorter than the record that did not fit there.
+        // No tag, exactly up to the end, and not the whole ring.
         let fitting = COMMITTED | FILLER | (to_end - 8) as u64;
-        if word != fitting || to_end >= capacity / 2 {
+        if word != fitting || to_end == capacity {
             return bad(word, head);
         }
         head += to_end as u64;
@@ -169,7 +169,7 @@ fn walk_over_changing<S: Source>(
             read_all(&record).len()
         });
         let moved = consumer.position() - before;
-        let filler = capacity as u64 / 2 - 8;
+        let filler = capacity as u64 - 8;
         match popped {
             Ok(Some(len)) => {
                 let size = record_size(len) as u64;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::layout::max_body;
-use crate::ring::{CLOSE, COMMITTED, FILLER, Ready};
+use crate::ring::{CLOSE, COMMITTED, FILLER, HOT, Ready};
 use crate::sync::Ordering::Relaxed;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -30,11 +30,15 @@ const PATIENCE: u32 = 1 << 22;
 
 /// Sends `count` records through a ring and checks every byte.
 fn transfer<P: Place>(capacity: usize, count: u64) {
+    transfer_over(P::ring(capacity), capacity, count);
+}
+
+fn transfer_over<P: Place>(ring: Ring<P>, capacity: usize, count: u64) {
     let Ring {
         mut producer,
         mut consumer,
         ..
-    } = P::ring(capacity);
+    } = ring;
     let max = max_body(capacity);
     let producing = thread::spawn(move || {
         let mut number = 0;
@@ -116,6 +120,41 @@ fn every_byte_arrives_over_the_heap() {
     for (capacity, count) in [(32, 40_000), (64, 40_000), (1024, 40_000), (16384, 20_000)] {
         transfer::<Heap>(capacity, count);
     }
+}
+
+#[test]
+fn every_byte_arrives_behind_early_turns() {
+    for (capacity, hot, count) in [(64, 32, 40_000), (1024, 128, 40_000), (16384, 1024, 20_000)] {
+        let mut ring = Heap::ring(capacity);
+        let (producing, consuming) = (HeapSegment::new(capacity), HeapSegment::new(0));
+        ring.producer =
+            Producer::with_hot_bytes(producing.clone(), consuming.clone(), capacity, hot);
+        ring.consumer = Consumer::new(producing, consuming, capacity);
+        transfer_over(ring, capacity, count);
+    }
+    transfer::<Segments>(65536, 40_000);
+}
+
+#[test]
+fn small_records_keep_to_the_hot_bytes_while_the_consumer_keeps_up() {
+    const CAPACITY: usize = 4 * HOT;
+    let Ring {
+        mut producer,
+        mut consumer,
+        ..
+    } = Heap::ring(CAPACITY);
+    let mut highest = 0;
+    for number in 0..10_000_u32 {
+        producer.push(number, &[1; 64]).unwrap();
+        assert_eq!(consumer.pop(|record| record.tag()), Ok(Some(number)));
+        highest = highest.max(producer.position() as usize % CAPACITY);
+    }
+    assert!(highest <= HOT, "{highest}");
+    // Who does not keep up gets the whole ring.
+    let before = producer.position();
+    while producer.push(0, &[1; 64]).is_ok() {}
+    let used = (producer.position() - before) as usize;
+    assert!(used > CAPACITY - HOT, "{used} bytes");
 }
 
 #[test]

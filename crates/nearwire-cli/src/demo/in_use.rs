@@ -115,7 +115,7 @@ fn segments(maps: &str) -> Vec<Segment> {
             // The head of a mapping: range, permissions, offset, device, inode, name.
             let range = first.split_once('-').and_then(|(from, to)| {
                 let hexadecimal = |text| usize::from_str_radix(text, 16).ok();
-                Some(hexadecimal(to)?.checked_sub(hexadecimal(from)?)?)
+                hexadecimal(to)?.checked_sub(hexadecimal(from)?)
             });
             in_segment = words.any(|word| word.starts_with("/memfd:nearwire"));
             if let (true, Some(bytes)) = (in_segment, range) {

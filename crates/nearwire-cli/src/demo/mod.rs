@@ -93,13 +93,15 @@ impl Demo {
         } else {
             (5, Budget::of(Duration::from_millis(300)))
         };
+        eprintln!("measuring: round trips …");
         let progress = bar("round trips  {bar:30} {pos}/{len}");
         let round_trips =
             clients[0].round_trips(&unix_server, &SIZES, rounds, budget, &progress)?;
         let in_use = in_use::find_out(&clients[0], &server)?;
 
-        let progress = bar("files        {bar:30} {binary_bytes}/{binary_total_bytes}");
         let tree = walk::walk(&self.dir, largest);
+        eprintln!("sending: {} files …", tree.files.len());
+        let progress = bar("files        {bar:30} {binary_bytes}/{binary_total_bytes}");
         let time = self.quick.then_some(Duration::from_secs(3));
         let files = files::check(tree, &clients, time, &progress)?;
 

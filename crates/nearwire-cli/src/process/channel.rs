@@ -1,6 +1,7 @@
 //! Messages and descriptors between a parent and its child.
 
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,6 +20,25 @@ const MOST_DESCRIPTORS: usize = 8;
 
 /// The longest message, in bytes.
 const LONGEST: usize = 1 << 20;
+
+/// The other process has ended, or closed the channel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the other process is gone")
+    }
+}
+
+fn cannot_send(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            anyhow::Error::new(error).context(Gone)
+        }
+        _ => anyhow::Error::new(error).context("cannot send to the other process"),
+    }
+}
 
 /// A socket that carries messages in JSON behind a 4-byte length, with descriptors.
 #[derive(Debug)]
@@ -56,15 +76,16 @@ impl Channel {
         if !borrowed.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
         }
-        let gone = "the other process is gone";
         let sent = sendmsg(
             &self.socket,
             &[IoSlice::new(&bytes)],
             &mut ancillary,
             SendFlags::NOSIGNAL,
         )
-        .context(gone)?;
-        (&self.socket).write_all(&bytes[sent..]).context(gone)
+        .map_err(|errno| cannot_send(errno.into()))?;
+        (&self.socket)
+            .write_all(&bytes[sent..])
+            .map_err(cannot_send)
     }
 
     /// Waits for the next message.
@@ -80,7 +101,7 @@ impl Channel {
     /// # Errors
     /// As [`receive`](Self::receive).
     pub fn receive_with<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>)> {
-        self.next()?.context("the other process is gone")
+        self.next()?.context(Gone)
     }
 
     /// Waits for the next message; `None` when the other side has closed the channel.

@@ -7,7 +7,7 @@
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(super) struct Entry {
     pub(super) channel: UnixStream,
     /// Leaves by itself when the channel is closed, and has reasons to.
     pub(super) tidy: bool,
+    /// Set before the child's end is this side's doing.
+    pub(super) dismissed: Arc<AtomicBool>,
 }
 
 fn children() -> MutexGuard<'static, Vec<Entry>> {
@@ -53,6 +55,11 @@ pub(super) fn mark_tidy(id: u32) {
 
 pub(super) fn unregister(id: u32) {
     children().retain(|entry| entry.id != id);
+}
+
+/// Whether it is one of the signals that end a command.
+pub(super) fn is_ending(signal: i32) -> bool {
+    ENDING.contains(&signal)
 }
 
 /// Lets signals that end a command pass: the parent, who gets them too, decides.
@@ -91,6 +98,10 @@ fn end(children: &[Entry]) {
         // Fails only if it is dead.
         let _ = pidfd_send_signal(&child.process, Signal::KILL);
     };
+    for child in children {
+        // SYNC: dismissed
+        child.dismissed.store(true, Ordering::Release);
+    }
     children.iter().filter(|child| !child.tidy).for_each(kill);
     for child in children.iter().filter(|child| child.tidy) {
         // Fails only if it is dead.

@@ -1,0 +1,134 @@
+//! `nearwire bench`, from outside: that it comes to an end, and what it prints. Never how fast.
+#![cfg(target_os = "linux")]
+
+mod command;
+
+use command::Place;
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Short runs, few of them.
+const SHORT: [&str; 5] = ["--seconds-per", "0.002", "--rounds", "1", "--json"];
+
+/// Names of all that was measured.
+fn names(report: &Value) -> Vec<&str> {
+    let sections = report["sections"].as_array().unwrap().iter();
+    sections
+        .flat_map(|section| section["series"].as_array().unwrap())
+        .map(|series| {
+            assert!(series["median"].as_f64().unwrap() > 0.0, "{series}");
+            series["name"].as_str().unwrap()
+        })
+        .collect()
+}
+
+/// Runs a benchmark, and returns its report.
+#[track_caller]
+fn report(place: &Place, benchmark: &str, arguments: &[&str]) -> Value {
+    let report = place.json(&[&["bench", benchmark], &SHORT[..], arguments].concat());
+    place.expect_nothing_left();
+    report
+}
+
+/// Requests of sixteen times the ring wait for space many times each, and so does the answer. A
+/// wake-up that is lost once in some ten thousand times shows within the time.
+#[test]
+fn large_calls_through_a_small_ring_come_to_an_end() {
+    let place = Place::new();
+    for client in ["async", "blocking"] {
+        let arguments = ["--size", "64KiB", "--ring", "4KiB", "--client", client];
+        let arguments = [&arguments[..], &["--seconds-per", "0.4"]].concat();
+        let short = ["bench", "latency", "--rounds", "1", "--json"];
+        let more = ["--transport", "nearwire"];
+        let report = place.json(&[&short[..], &arguments, &more].concat());
+        let name = format!("64 KiB: Nearwire {client}");
+        assert!(names(&report).contains(&&*name), "{report}");
+    }
+    place.expect_nothing_left();
+}
+
+#[test]
+fn latency_of_every_client_transport_and_size() {
+    let place = Place::new();
+    let all = report(&place, "latency", &[]);
+    let names = names(&all);
+    for size in ["64 B", "1 KiB", "64 KiB"] {
+        for way in ["Nearwire blocking", "Nearwire async", "Unix socket"] {
+            assert!(names.contains(&&*format!("{size}: {way}")), "{names:?}");
+        }
+    }
+    for place in ["one core", "two cores"] {
+        let name = format!("{place}: Nearwire blocking");
+        assert!(names.contains(&&*name), "{names:?}");
+    }
+    assert!(!all["ratios"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn options_choose_what_is_measured() {
+    let place = Place::new();
+    let arguments = ["--size", "0,3", "--client", "async", "--spin", "0"];
+    let latency = report(&place, "latency", &arguments);
+    let latency = names(&latency);
+    assert!(latency.contains(&"0 B: Nearwire async"), "{latency:?}");
+    assert!(latency.contains(&"3 B: Unix socket"), "{latency:?}");
+    assert!(!latency.contains(&"3 B: Nearwire blocking"), "{latency:?}");
+    let arguments = ["--transport", "unix", "--size", "100", "--window", "3"];
+    let throughput = report(&place, "throughput", &arguments);
+    let names = names(&throughput);
+    assert_eq!(names, ["100 B: Tokio Unix socket, coalesced"]);
+}
+
+#[test]
+fn throughput_of_every_client() {
+    let place = Place::new();
+    let report = report(&place, "throughput", &["--size", "64,64KiB", "--pin"]);
+    let names = names(&report);
+    for size in ["64 B", "64 KiB"] {
+        for way in [
+            "Nearwire pipeline",
+            "Nearwire async tasks",
+            "Tokio Unix socket, coalesced",
+        ] {
+            assert!(names.contains(&&*format!("{size}: {way}")), "{names:?}");
+        }
+    }
+}
+
+#[test]
+fn the_ring_beside_the_barest() {
+    let place = Place::new();
+    let report = report(&place, "ring", &[]);
+    let names = names(&report);
+    assert!(names.contains(&"64 B singly: Nearwire"), "{names:?}");
+    assert!(names.contains(&"64 KiB: Nearwire"), "{names:?}");
+}
+
+#[test]
+fn a_server_that_runs_is_measured() {
+    let place = Place::new();
+    let server = place.serve("s", &[]);
+    for benchmark in ["latency", "throughput"] {
+        let arguments = ["bench", benchmark, "s", "--transport", "nearwire"];
+        let report = place.json(&[&arguments[..], &SHORT].concat());
+        let settings = report["settings"].to_string();
+        assert!(settings.contains(&server.id().to_string()), "{settings}");
+    }
+    // Above what that server accepts: told, and the server is unharmed.
+    place
+        .run(&["bench", "latency", "s", "--size", "65MiB", "--quick"])
+        .expect_error(&["above the limit"]);
+    assert_eq!(place.output(&["call", "s", "echo", "hi"]), b"hi");
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    for benchmark in ["latency", "throughput", "ring", "floor"] {
+        let place = Place::new();
+        let mut bench = place.start(&["bench", benchmark, "--seconds-per", "100"]);
+        bench.expect("measuring");
+        bench.signal_group(Signal::INT);
+        bench.wait().expect_signal(Signal::INT);
+        place.expect_nothing_left();
+    }
+}
