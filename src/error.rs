@@ -3,6 +3,8 @@
 use crate::proto::handshake::HandshakeError;
 use crate::proto::status::Code;
 use crate::ring::RingError;
+#[cfg(windows)]
+use crate::sid::Sid;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,7 +74,7 @@ pub enum Error {
         fault: DirectoryFault,
     },
     /// The process at the other end is not one that this side deals with.
-    #[error("process {} of user {} is not welcome here: {reason}", peer.pid, peer.uid)]
+    #[error("process {} of user {} is not welcome here: {reason}", peer.pid, peer.user())]
     Credentials {
         /// Who it is.
         peer: Identity,
@@ -219,6 +221,14 @@ impl Error {
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io { doing, source }
     }
+
+    /// The error for a server that lets its clients wait for too long.
+    pub(crate) fn no_answer() -> Error {
+        Error::Io {
+            doing: "finish the handshake: the server does not answer",
+            source: io::ErrorKind::TimedOut.into(),
+        }
+    }
 }
 
 impl From<Box<Error>> for Error {
@@ -258,9 +268,32 @@ pub struct Identity {
     /// Process id.
     pub pid: u32,
     /// Effective user id.
+    #[cfg(unix)]
     pub uid: u32,
     /// Effective group id.
+    #[cfg(unix)]
     pub gid: u32,
+    /// The user that the process runs as.
+    #[cfg(windows)]
+    pub sid: Sid,
+}
+
+impl Identity {
+    /// The user, for people: the user id, on Windows the security identifier (SID).
+    pub fn user(&self) -> impl std::fmt::Display {
+        #[cfg(unix)]
+        return self.uid;
+        #[cfg(windows)]
+        self.sid
+    }
+
+    /// Whether both run as the same user.
+    pub fn is_same_user(&self, other: &Identity) -> bool {
+        #[cfg(unix)]
+        return self.uid == other.uid;
+        #[cfg(windows)]
+        return self.sid == other.sid;
+    }
 }
 
 /// Why a socket's directory is not used.
@@ -303,9 +336,9 @@ pub enum DirectoryFault {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentRefused {
-    /// Not an anonymous memory file.
-    #[error("the descriptor is not an anonymous memory file")]
-    NotAMemfd,
+    /// Not anonymous memory: something that could shrink or fail while it is read.
+    #[error("the handle is not one of anonymous memory")]
+    NotAnonymous,
     /// The seals that keep it safe to read are missing.
     #[error("it is sealed {seals:#x}, needed are {needed:#x}")]
     NotSealed {

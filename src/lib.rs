@@ -63,6 +63,8 @@ mod server;
 pub mod service;
 #[cfg(not(loom))]
 mod settings;
+#[cfg(all(windows, not(loom)))]
+mod sid;
 #[cfg(not(loom))]
 pub mod stream;
 #[cfg(not(loom))]
@@ -102,6 +104,8 @@ mod surface {
     #[cfg(all(feature = "serde", feature = "tokio"))]
     pub use crate::server::{ItemReceiver, ItemSender};
     pub use crate::settings::{HugePages, Memory, PeerPolicy, Spin};
+    #[cfg(windows)]
+    pub use crate::sid::Sid;
     #[cfg(feature = "tokio")]
     pub use crate::stream::{AsyncByteStream, AsyncConnection};
     pub use crate::stream::{

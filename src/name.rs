@@ -15,9 +15,9 @@ pub(crate) struct Place {
 impl Place {
     /// A plain name lives in the user's own directory; anything with a slash is a path.
     pub(crate) fn of(name: &str) -> Result<Self> {
-        if name.contains('/') {
+        if sys::is_path(name) {
             return Ok(Self {
-                path: Path::new(name).to_owned(),
+                path: sys::endpoint_of_path(Path::new(name)),
                 private_directory: false,
             });
         }
@@ -27,9 +27,8 @@ impl Place {
                 name: name.to_owned(),
             });
         }
-        let path = sys::default_directory().join(format!("{name}.sock"));
         Ok(Self {
-            path,
+            path: sys::endpoint_of_name(name),
             private_directory: true,
         })
     }
@@ -42,9 +41,11 @@ mod tests {
     #[test]
     fn names_and_paths() {
         let place = Place::of("search").unwrap();
-        assert!(place.private_directory && place.path.ends_with("search.sock"));
+        assert!(place.private_directory);
+        assert_eq!(place.path, sys::endpoint_of_name("search"));
         let place = Place::of("./search").unwrap();
-        assert!(!place.private_directory && place.path == Path::new("./search"));
+        assert!(!place.private_directory);
+        assert_eq!(place.path, sys::endpoint_of_path(Path::new("./search")));
         for bad in ["", ".", "..", ".hidden", "a b", "a\0b", "ä"] {
             assert!(
                 matches!(Place::of(bad), Err(Error::BadName { .. })),

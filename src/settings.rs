@@ -87,12 +87,12 @@ impl PeerPolicy {
                 .unwrap_or_else(|_| Err("the policy panicked".into()));
         }
         let own = ControlSocket::own_identity();
-        if peer.uid == own.uid {
+        if peer.is_same_user(&own) {
             return Ok(());
         }
         Err(format!(
             "only processes of user {} are, unless the policy says otherwise",
-            own.uid
+            own.user()
         ))
     }
 }

@@ -1,6 +1,6 @@
 //! Calls between processes: servers and clients as users would run them, also when they die.
 
-#![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
+#![cfg(all(feature = "tokio", feature = "serde"))]
 
 #[path = "calls/cancellation.rs"]
 mod cancellation;
@@ -8,10 +8,16 @@ mod cancellation;
 mod clients;
 #[path = "calls/crowd.rs"]
 mod crowd;
+// Pipes live in none.
+#[cfg(unix)]
+#[path = "calls/directories.rs"]
+mod directories;
 #[path = "calls/drain.rs"]
 mod drain;
 #[path = "calls/faults.rs"]
 mod faults;
+// They speak over a socket by hand.
+#[cfg(unix)]
 #[path = "calls/handshakes.rs"]
 mod handshakes;
 #[path = "calls/limits.rs"]

@@ -14,9 +14,8 @@ use crate::proto::handshake::{
 use crate::proto::mode::Mode;
 use crate::segment::{LocalSegment, open_peer};
 use crate::settings::{Memory, PeerPolicy};
-use crate::sys::{self, ControlSocket, Doorbell, Received, SegmentHandle};
+use crate::sys::{self, ControlSocket, Doorbell, Handle, PeerDoorbell, Received, SegmentHandle};
 use crate::waiter::Fences;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -102,8 +101,11 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let (segment, handle) = LocalSegment::create(to_server, &wishes.memory)
         .map_err(Error::io("create a segment of shared memory"))?;
     let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
+    let bell_handle = bell.handle().map_err(Error::io("share a doorbell"))?;
     let accept = handshake.accept(welcome.client_segment_len)?;
-    talk.send(&accept, &[handle.as_fd(), bell.as_fd()])?;
+    // Kept until the server says that it has them.
+    let handles = [Handle::from(handle), bell_handle];
+    talk.send(&accept, &handles.each_ref())?;
     while talk.receive(&mut handshake)?.0 != ClientStep::Ready {}
 
     let terms = Terms {
@@ -129,7 +131,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         reserved: None,
     };
     let peer_bell =
-        Doorbell::from_peer(server_bell).map_err(Error::io("use the peer's doorbell"))?;
+        PeerDoorbell::open(server_bell).map_err(Error::io("use the peer's doorbell"))?;
     Ok(parts.into_link(peer_bell, peer_words, peer_data, handshake.into_reader()))
 }
 
@@ -147,10 +149,10 @@ fn check(policy: &PeerPolicy, peer: Identity) -> Result<()> {
         .map_err(|reason| Error::Credentials { peer, reason })
 }
 
-fn two(handles: Vec<OwnedFd>) -> Result<(OwnedFd, OwnedFd)> {
-    let [segment, bell]: [OwnedFd; 2] = handles
+fn two(handles: Vec<Handle>) -> Result<(Handle, Handle)> {
+    let [segment, bell]: [Handle; 2] = handles
         .try_into()
-        .map_err(|_| Error::Protocol(Violation::Control("not two descriptors".into())))?;
+        .map_err(|_| Error::Protocol(Violation::Control("not two handles".into())))?;
     Ok((segment, bell))
 }
 
@@ -169,7 +171,7 @@ struct Parts {
 impl Parts {
     fn into_link(
         self,
-        peer_bell: Doorbell,
+        peer_bell: PeerDoorbell,
         peer_words: crate::segment::PeerWords,
         peer_data: crate::segment::PeerData,
         reader: crate::proto::handshake::MessageReader,
@@ -214,7 +216,7 @@ impl Talk<'_> {
     fn wait(&self, for_sending: bool) -> Result<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(sys::no_answer());
+            return Err(Error::no_answer());
         }
         self.socket
             .wait_ready(for_sending, left)
@@ -222,7 +224,7 @@ impl Talk<'_> {
         Ok(())
     }
 
-    fn send(&mut self, mut bytes: &[u8], mut handles: &[BorrowedFd<'_>]) -> Result<()> {
+    fn send(&mut self, mut bytes: &[u8], mut handles: &[&Handle]) -> Result<()> {
         while !bytes.is_empty() {
             match self.socket.send(bytes, handles) {
                 Ok(0) => self.wait(true)?,
@@ -239,7 +241,7 @@ impl Talk<'_> {
     }
 
     /// The next step, with the descriptors that came along.
-    fn receive(&mut self, handshake: &mut ClientHandshake) -> Result<(ClientStep, Vec<OwnedFd>)> {
+    fn receive(&mut self, handshake: &mut ClientHandshake) -> Result<(ClientStep, Vec<Handle>)> {
         let mut handles = Vec::new();
         let mut buffer = [0; 4096];
         // A server that speaks out of turn may have sent the next message with the last one.
@@ -335,11 +337,11 @@ pub(crate) struct Accepting {
     connection_id: u64,
     /// What the socket has not taken yet, and the descriptors that go with its first byte.
     unsent: Vec<u8>,
-    unsent_handles: Vec<OwnedFd>,
+    unsent_handles: Vec<Handle>,
     /// Made when the client has said Hello.
     offered: Option<Offered>,
     /// Descriptors received since the last message.
-    handles: Vec<OwnedFd>,
+    handles: Vec<Handle>,
     /// When the client has used up its time.
     pub(crate) deadline: Instant,
 }
@@ -504,11 +506,8 @@ impl Accepting {
             methods: self.grants.methods.clone(),
         };
         self.unsent = self.handshake.welcome(&offer)?;
-        let duplicate = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned()
-                .map_err(Error::io("duplicate a descriptor"))
-        };
-        self.unsent_handles = vec![duplicate(handle.as_fd())?, duplicate(bell.as_fd())?];
+        let bell_handle = bell.handle().map_err(Error::io("share a doorbell"))?;
+        self.unsent_handles = vec![handle.into(), bell_handle];
         let terms = Terms {
             fences: fences(agreed.features),
             ring_out: out,
@@ -534,7 +533,7 @@ impl Accepting {
     /// Sends what is unsent. True if nothing is.
     fn flush(&mut self) -> Result<bool> {
         while !self.unsent.is_empty() {
-            let handles: Vec<_> = self.unsent_handles.iter().map(|h| h.as_fd()).collect();
+            let handles: Vec<_> = self.unsent_handles.iter().collect();
             let sent = self
                 .socket
                 .send(&self.unsent, &handles)
@@ -557,7 +556,7 @@ impl Accepting {
             .ok_or_else(|| violation("Accept before Hello"))?;
         let (segment, bell) = two(std::mem::take(&mut self.handles))?;
         let (words, data) = open_peer(SegmentHandle::from(segment), offered.terms.ring_in)?;
-        let bell = Doorbell::from_peer(bell).map_err(Error::io("use a client's doorbell"))?;
+        let bell = PeerDoorbell::open(bell).map_err(Error::io("use a client's doorbell"))?;
         let ready = self.handshake.ready()?;
         let sent = self
             .socket
@@ -604,7 +603,7 @@ impl Accepting {
 /// What the client's Accept brought, and what it answers.
 struct Opened {
     offered: Offered,
-    bell: Doorbell,
+    bell: PeerDoorbell,
     words: crate::segment::PeerWords,
     data: crate::segment::PeerData,
 }

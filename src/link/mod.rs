@@ -31,9 +31,8 @@ pub(crate) use wait::{Waited, Waiter, Wanted};
 
 use crate::error::{CloseReason, Error, Identity, Violation};
 use crate::proto::handshake::{Close, CloseCode, MessageKind, MessageReader, Method};
-use crate::sys::{self, ControlSocket, Doorbell, Received};
+use crate::sys::{self, ControlSocket, Doorbell, PeerDoorbell, Received};
 use crate::waiter::Fences;
-use rustix::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -77,7 +76,7 @@ pub(crate) struct Shared {
     /// Rung by the peer, slept on here.
     bell: Doorbell,
     /// Rung here, slept on by the peer.
-    peer_bell: Doorbell,
+    peer_bell: PeerDoorbell,
     pub(crate) terms: Terms,
     /// Who the peer is, as the system says.
     pub(crate) peer: Identity,
@@ -142,7 +141,7 @@ impl Shared {
     pub(crate) fn read_control(&self) {
         let mut reader = self.reader.lock().unwrap_or_else(|e| e.into_inner());
         let mut buffer = [0; 1024];
-        let mut handles: Vec<OwnedFd> = Vec::new();
+        let mut handles = Vec::new();
         let reason = loop {
             match self.control.receive(&mut buffer, &mut handles) {
                 Ok(Received::Nothing) => return,

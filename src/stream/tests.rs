@@ -11,7 +11,6 @@ use crate::proto::frame::{Header, Kind, Tag};
 use crate::proto::mode::Mode;
 use crate::server::Limits;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Runs `test` with a name that nobody else uses.
@@ -19,10 +18,12 @@ fn with_name<T>(test: impl FnOnce(&str) -> T) -> T {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let unique = (std::process::id(), NEXT.fetch_add(1, Relaxed));
     let directory = std::env::temp_dir().join(format!("nearwire-stream-{}-{}", unique.0, unique.1));
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&directory)
-        .unwrap();
+    std::fs::create_dir(&directory).unwrap();
+    #[cfg(unix)]
+    {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&directory, private).unwrap();
+    }
     let result = test(directory.join("socket").to_str().unwrap());
     std::fs::remove_dir_all(directory).unwrap();
     result

@@ -200,9 +200,9 @@ impl Worker {
     fn pin(&self) -> Option<Vec<usize>> {
         let cpu = self.settings.pin_to?;
         match crate::sys::pin_to(cpu) {
-            Ok(cpus) => {
-                tracing::debug!(?cpus, "worker pinned");
-                Some(cpus)
+            Ok(placement) => {
+                tracing::debug!(?placement, "worker pinned");
+                placement.processors()
             }
             Err(error) => {
                 tracing::warn!(cpu, %error, "worker not pinned");
@@ -521,7 +521,7 @@ impl Worker {
                 (CloseCode::Finished, reason)
             }
             Error::Protocol(violation) => {
-                tracing::warn!(peer.pid, peer.uid, %violation, "connection closed");
+                tracing::warn!(peer.pid, peer.user = %peer.user(), %violation, "connection closed");
                 (CloseCode::Violation, CloseReason::Violation(violation))
             }
             other => {

@@ -1,10 +1,13 @@
 //! The server's threads: where they run, and how connections are spread over them.
 
 use crate::server::NAME;
-use crate::support::{Place, Process, eventually};
+#[cfg(target_os = "linux")]
+use crate::support::Process;
+use crate::support::{Place, eventually};
 use nearwire::{BlockingClient, Error, Pin, Server};
 
 /// The processors that each thread of this name in a process may run on.
+#[cfg(target_os = "linux")]
 fn allowed(process: &Process, name: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
     let mut lists = Vec::new();
@@ -23,12 +26,14 @@ fn allowed(process: &Process, name: &str) -> Vec<String> {
 }
 
 /// The processors that this process may run on.
+#[cfg(target_os = "linux")]
 fn own_processors() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap();
     let cpus = 0..rustix::thread::CpuSet::MAX_CPU;
     cpus.filter(|&cpu| set.is_set(cpu)).collect()
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn workers_are_pinned_where_they_say_they_are() {
     let cpus = own_processors();

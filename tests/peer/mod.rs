@@ -6,8 +6,12 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+#[path = "../os/mod.rs"]
+mod os;
+
+pub use os::kill_self;
+
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -28,7 +32,7 @@ impl Place {
         let number = NEXT.fetch_add(1, Relaxed);
         let unique = format!("nearwire-test-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(unique);
-        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        os::private_directory(&path);
         Self(path)
     }
 
@@ -93,15 +97,10 @@ impl Peer {
         self.0.wait().unwrap()
     }
 
-    /// Time that the process has spent on processors, in ns, all threads together. A sleeping
-    /// process has exactly what it had.
-    pub fn cpu_time(&self) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
-        let of_task = |task: std::io::Result<fs::DirEntry>| -> u64 {
-            let text = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
-            text.split(' ').next().unwrap().parse().unwrap()
-        };
-        tasks.map(of_task).sum()
+    /// Time that the process has spent on processors, all threads together. A sleeping process has
+    /// exactly what it had.
+    pub fn cpu_time(&self) -> Duration {
+        os::cpu_times(self.id()).values().sum()
     }
 }
 
@@ -110,13 +109,6 @@ impl Drop for Peer {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Ends this process as `kill -9` does.
-pub fn kill_self() -> ! {
-    let id = std::process::id().to_string();
-    Command::new("kill").args(["-9", &id]).status().unwrap();
-    unreachable!("killed");
 }
 
 /// Blocks until the connection to the other process, which may have to start first, is there.

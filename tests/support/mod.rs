@@ -9,13 +9,14 @@
 #![allow(dead_code)]
 
 pub mod child;
+#[path = "../os/mod.rs"]
+pub mod os;
 pub mod process;
 
 pub use child::{Settings, play};
 pub use process::Process;
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
@@ -34,7 +35,7 @@ impl Place {
         let number = NEXT.fetch_add(1, Relaxed);
         let unique = format!("nearwire-calls-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(unique);
-        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        os::private_directory(&path);
         Self(path)
     }
 

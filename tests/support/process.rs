@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::child::{MARK, ROLE, SEPARATOR, SETTINGS};
-use rustix::process::{Pid, Signal, kill_process};
+use super::os;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -109,26 +109,13 @@ impl Process {
         now
     }
 
-    pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
-    }
-
-    /// SIGSTOP. Returns when all threads of the child have stopped.
+    /// Stops all threads of the child. Returns when they have.
     pub fn stop(&self) {
-        self.signal(Signal::STOP);
-        super::eventually("the child stops", || {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-            let (_, after_name) = stat.rsplit_once(") ").unwrap();
-            after_name.starts_with('T')
-        });
+        os::stop(self.id());
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.id() as i32).unwrap()
+        os::go_on(self.id());
     }
 
     /// Waits for the child to end by itself, and well.
@@ -152,18 +139,9 @@ impl Process {
     }
 
     /// Time that each thread of the child has spent on processors. A sleeping thread has exactly
-    /// what it had.
+    /// what it had. (Where the system tells: else of all threads together.)
     pub fn cpu_times(&self) -> HashMap<String, Duration> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
-        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
-            let task = task.unwrap();
-            // A thread may end between the two looks.
-            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            let nanos = text.split(' ').next().unwrap().parse().unwrap();
-            let thread = task.file_name().into_string().unwrap();
-            Some((thread, Duration::from_nanos(nanos)))
-        };
-        tasks.filter_map(of_task).collect()
+        os::cpu_times(self.id())
     }
 
     /// Time that the child's threads, those that are still there, have spent on processors since
@@ -178,19 +156,12 @@ impl Process {
 
     /// Descriptors that the child has open.
     pub fn descriptors(&self) -> usize {
-        let all = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
-        all.count()
+        os::open_handles(self.id())
     }
 
     /// Resident memory, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib << 10
+        os::resident(self.id())
     }
 }
 

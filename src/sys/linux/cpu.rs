@@ -1,5 +1,6 @@
 //! Processors: the heavy half of an asymmetric fence, affinity, time.
 
+use crate::sys::Placement;
 use rustix::thread::{CpuSet, MembarrierCommand, MembarrierQuery};
 use std::io;
 use std::sync::OnceLock;
@@ -41,8 +42,8 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Pins this thread to one processor. Returns the processors that the system reports afterwards.
-pub(crate) fn pin_to(cpu: usize) -> io::Result<Vec<usize>> {
+/// Pins this thread to one processor. Returns what the system reports afterwards.
+pub(crate) fn pin_to(cpu: usize) -> io::Result<Placement> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -52,7 +53,7 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<Vec<usize>> {
     let mut set = CpuSet::new();
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set)?;
-    allowed_cpus()
+    allowed_cpus().map(Placement::Processors)
 }
 
 #[cfg(test)]
@@ -64,7 +65,7 @@ mod tests {
         std::thread::spawn(|| {
             let allowed = allowed_cpus().unwrap();
             let last = *allowed.last().unwrap();
-            assert_eq!(pin_to(last).unwrap(), [last]);
+            assert_eq!(pin_to(last).unwrap(), Placement::Processors(vec![last]));
             assert!(pin_to(usize::MAX).is_err());
         })
         .join()

@@ -5,6 +5,7 @@
 //! file tells of the peer's death; an eventfd can, by `epoll`, by Tokio's reactor, and for any
 //! number of connections at once.
 
+use crate::sys::{Handle, Woken};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -23,11 +24,28 @@ impl Doorbell {
         )?))
     }
 
+    /// What the peer rings this doorbell with.
+    pub(crate) fn handle(&self) -> io::Result<Handle> {
+        Ok(self.0.try_clone()?.into())
+    }
+
+    /// Wakes whoever sleeps on this doorbell. One system call; never blocks.
+    pub(crate) fn ring(&self) {
+        ring(&self.0);
+    }
+}
+
+/// The means to wake the other side.
+#[derive(Debug)]
+pub(crate) struct PeerDoorbell(OwnedFd);
+
+impl PeerDoorbell {
     /// Takes a descriptor that a peer sent as its doorbell.
     ///
     /// It may be anything: it is only ever written eight bytes to, without blocking, and what that
     /// does to a descriptor of the peer's own choosing is the peer's affair.
-    pub(crate) fn from_peer(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn open(handle: Handle) -> io::Result<Self> {
+        let fd = OwnedFd::from(handle);
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         if !flags.contains(rustix::fs::OFlags::NONBLOCK) {
             return Err(io::Error::new(
@@ -38,30 +56,22 @@ impl Doorbell {
         Ok(Self(fd))
     }
 
-    /// Wakes whoever sleeps on this doorbell. One system call; never blocks.
-    ///
-    /// Errors are of no use to the caller: a full counter means that the owner was rung already,
-    /// anything else that the peer broke its own doorbell.
+    /// Wakes the peer, if it sleeps. One system call; never blocks.
     pub(crate) fn ring(&self) {
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        ring(&self.0);
     }
+}
+
+/// Errors are of no use to the caller: a full counter means that the owner was rung already,
+/// anything else that the owner broke its own doorbell.
+fn ring(bell: &OwnedFd) {
+    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }
 
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Why a sleep ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Woken {
-    /// The doorbell rang. It may have been meant for an earlier sleep.
-    Rung,
-    /// The control socket has something to say: a message, or that the peer is gone.
-    Control,
-    /// The time is up, or a signal came.
-    TimedOut,
 }
 
 const DOORBELL: u64 = 0;
@@ -161,6 +171,6 @@ mod tests {
     #[test]
     fn a_blocking_doorbell_is_refused() {
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
-        assert!(Doorbell::from_peer(pipe).is_err());
+        assert!(PeerDoorbell::open(pipe.into()).is_err());
     }
 }

@@ -2,13 +2,12 @@
 
 use crate::error::SegmentRefused;
 use crate::settings::{HugePages, Memory};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::unix::{Mapping, SegmentHandle};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
-use std::ffi::c_void;
+use rustix::mm::{Advice, ProtFlags};
 use std::io;
-use std::ptr::NonNull;
 
 /// Size of a huge page where hugetlb is asked for. Two MiB is the size that every x86-64 and, with
 /// 4 KiB base pages, every aarch64 kernel offers.
@@ -20,85 +19,6 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::FUTURE_WRITE)
     .union(SealFlags::SEAL);
-
-/// A segment as it travels to the peer.
-#[derive(Debug)]
-pub(crate) struct SegmentHandle(OwnedFd);
-
-impl From<OwnedFd> for SegmentHandle {
-    fn from(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-}
-
-impl AsFd for SegmentHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// Pages of a segment in this process, unmapped when dropped.
-///
-/// Only says where the pages are; [`crate::segment`] decides who may touch them how.
-#[derive(Debug)]
-pub(crate) struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-    huge_pages: bool,
-}
-
-// SAFETY: a mapping is an address range that stays valid until the drop, in every thread of the
-// process; the type itself gives no access to the bytes.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// First byte; aligned to a page.
-    pub(crate) fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
-    /// Bytes mapped.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether huge pages were really obtained.
-    pub(crate) fn huge_pages(&self) -> bool {
-        self.huge_pages
-    }
-
-    fn map(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags) -> io::Result<Self> {
-        // SAFETY: the kernel chooses the address, so no mapping of this process is replaced; the
-        // length is not zero (callers map at least a page).
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0)? };
-        let base = NonNull::new(base.cast()).expect("mmap gave the null page without MAP_FIXED");
-        Ok(Self {
-            base,
-            len,
-            huge_pages: false,
-        })
-    }
-
-    fn advise(&self, advice: Advice) -> io::Result<()> {
-        let base = self.base.as_ptr().cast::<c_void>();
-        // SAFETY: the range is exactly this mapping, and none of the advices used here (populate,
-        // huge page) changes what the bytes are.
-        unsafe { rustix::mm::madvise(base, self.len, advice)? };
-        Ok(())
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `map` and is unmapped only here; whoever took the
-        // address holds this mapping alive (`segment` keeps it in an Arc).
-        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
-        debug_assert!(unmapped.is_ok());
-    }
-}
 
 /// Bytes in a page.
 pub(crate) fn page_size() -> usize {
@@ -172,7 +92,7 @@ fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mappi
     // The one writable mapping there will ever be is made before the seal forbids new ones.
     let mapping = Mapping::map(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
     rustix::fs::fcntl_add_seals(&fd, SEALS)?;
-    Ok((SegmentHandle(fd), mapping))
+    Ok((fd.into(), mapping))
 }
 
 /// Checks a segment that a peer sent and maps it for reading.
@@ -182,7 +102,7 @@ fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mappi
 pub(crate) fn open_segment(handle: SegmentHandle, len: usize) -> Result<Mapping, SegmentRefused> {
     let fd = handle.as_fd();
     // Only memfds (and other shmem files) have seals at all.
-    let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| SegmentRefused::NotAMemfd)?;
+    let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| SegmentRefused::NotAnonymous)?;
     if !seals.contains(SEALS) {
         return Err(SegmentRefused::NotSealed {
             seals: seals.bits(),
@@ -191,7 +111,7 @@ pub(crate) fn open_segment(handle: SegmentHandle, len: usize) -> Result<Mapping,
     }
     let stat = rustix::fs::fstat(fd).map_err(|e| SegmentRefused::Unusable(e.into()))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-        return Err(SegmentRefused::NotAMemfd);
+        return Err(SegmentRefused::NotAnonymous);
     }
     let huge_pages = is_hugetlb(fd).map_err(SegmentRefused::Unusable)?;
     let expected = if huge_pages {
@@ -228,6 +148,7 @@ fn is_hugetlb(fd: BorrowedFd<'_>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fd::OwnedFd;
 
     fn plain() -> Memory {
         Memory::default()
@@ -269,7 +190,7 @@ mod tests {
         let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
         assert!(matches!(
             open_segment(OwnedFd::from(file).into(), 4096),
-            Err(SegmentRefused::NotAMemfd)
+            Err(SegmentRefused::NotAnonymous)
         ));
 
         let (handle, _mapping) = create_segment(8192, &plain()).unwrap();

@@ -1,6 +1,7 @@
 //! Sleeping on many connections at once, for the threads that own them.
 
 use super::doorbell::Doorbell;
+use crate::sys::Event;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -17,17 +18,6 @@ const WAKE: u64 = u64::MAX;
 
 /// The lowest bit of an event's value tells a doorbell from a socket.
 const SOCKET_BIT: u64 = 1;
-
-/// What happened to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The doorbell registered under this key rang.
-    Rung(usize),
-    /// The socket registered under this key can be read, or is at its end.
-    Socket(usize),
-    /// Somebody called [`MultiplexerWaker::wake`].
-    Woken,
-}
 
 /// A set of doorbells and sockets that one thread sleeps on.
 #[derive(Debug)]

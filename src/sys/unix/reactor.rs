@@ -1,6 +1,6 @@
 //! Sleeping in Tokio's reactor.
 
-use super::doorbell::{Doorbell, Sleeper, Woken};
+use crate::sys::{Doorbell, Sleeper, Woken};
 use rustix::fd::{AsFd, AsRawFd, RawFd};
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 /// A place to sleep for one task.
 ///
-/// An epoll descriptor can itself be watched by another epoll: the reactor watches a whole
+/// An epoll or kqueue descriptor can itself be watched by another one: the reactor watches a whole
 /// [`Sleeper`], and two halves of a connection can each have one in the same reactor.
 #[derive(Debug)]
 pub(crate) struct ReactorSleeper(AsyncFd<Descriptor>);

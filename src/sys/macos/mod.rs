@@ -1,0 +1,13 @@
+//! macOS: unlinked POSIX shared memory, a socket pair as doorbell under kqueue, QoS classes.
+
+mod cpu;
+mod doorbell;
+mod kqueue;
+mod memory;
+mod multiplexer;
+pub(super) mod socket;
+
+pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to, register_for_heavy_fences};
+pub(crate) use doorbell::{Doorbell, PeerDoorbell, Sleeper};
+pub(crate) use memory::{create_segment, open_segment, page_size};
+pub(crate) use multiplexer::{Multiplexer, MultiplexerWaker};
