@@ -22,7 +22,10 @@ pub(crate) enum Withdrawn {
     Whole,
     /// A part of a message, the rest of which will not come. It must be told so before any other
     /// message goes out in fragments: see [`Outbox::push_first`].
-    Torn,
+    Torn {
+        /// Whether that is the request, which then was never made and gets no answer.
+        request: bool,
+    },
 }
 
 /// Messages that wait for space.
@@ -85,7 +88,8 @@ impl Outbox {
             line.retain(|message| {
                 let of_call = message.request_id() == id;
                 if of_call && message.has_begun() {
-                    withdrawn = Withdrawn::Torn;
+                    let request = message.is_request();
+                    withdrawn = Withdrawn::Torn { request };
                 } else if of_call && message.is_request() {
                     withdrawn = Withdrawn::Unseen;
                 }

@@ -406,7 +406,7 @@ impl Connection {
         call.abort();
         if call.shape.has_server_stream() {
             // Items that wait are of no use to anybody.
-            let torn = self.outbox.withdraw(id) == Withdrawn::Torn;
+            let torn = matches!(self.outbox.withdraw(id), Withdrawn::Torn { .. });
             let (header, payload) = status_frame(Kind::StreamEnd, id, &status);
             let end = Outgoing::new(&self.link.tx, header, payload);
             if torn {

@@ -510,7 +510,6 @@ impl Worker {
         if connection.is_active {
             self.active.retain(|&other| other != key);
         }
-        self.load.fetch_sub(1, Relaxed);
         let shared = &connection.link().shared;
         self.multiplexer.remove(shared.bell());
         self.multiplexer.remove(shared.control());
@@ -530,6 +529,9 @@ impl Worker {
             }
         };
         connection.close(code, reason);
+        // Last: its memory is given back now, and a client that is refused for want of a place or
+        // of memory may count on either.
+        self.load.fetch_sub(1, Relaxed);
     }
 
     fn is_drained(&self) -> bool {

@@ -60,7 +60,8 @@ fn nobody_is_woken_who_is_awake() {
         call(0);
         // Doorbells are rung by writing.
         let before = write_calls(server.id());
-        (0..1000).for_each(&mut call);
+        // Few: on a machine with other work, two sides that never sleep take turns.
+        (0..200).for_each(&mut call);
         let stats = client.wait_stats();
         assert_eq!(
             write_calls(server.id()),

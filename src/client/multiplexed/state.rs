@@ -38,6 +38,9 @@ pub(super) struct State {
     generation: u32,
     /// Calls whose end has not come.
     pending: usize,
+    /// Calls that were given up and whose end has not come. Until then the driver goes on to
+    /// receive: the server reads no cancellation while what it sends for a call finds no space.
+    abandoned: usize,
     /// What the ring had no space for. The driver sends it, so that a call whose future is not
     /// polled any more hinders nobody.
     outbox: Outbox,
@@ -116,6 +119,7 @@ impl State {
             calls: Slab::new(),
             generation: 0,
             pending: 0,
+            abandoned: 0,
             outbox: Outbox::default(),
             want_place: VecDeque::new(),
             want_room: Vec::new(),
@@ -147,7 +151,7 @@ impl State {
 
     /// Whether a call's end, or anything else that the server will send, is still to come.
     pub(super) fn is_waiting(&self) -> bool {
-        self.pending > 0 || !self.outbox.is_empty() || self.pongs < self.pings
+        self.pending > 0 || self.abandoned > 0 || !self.outbox.is_empty() || self.pongs < self.pings
     }
 
     /// Whether [`receive`](Self::receive) would find something.
@@ -467,7 +471,6 @@ impl State {
             match incoming {
                 None => return Ok(count),
                 Some(Incoming::Reply { id, payload }) => {
-                    // Another number, or none, in its place: a call that was given up.
                     if let Some(call) = self.calls.get_mut(id as u32 as usize)
                         && call.id == id
                         && call.end.is_none()
@@ -475,6 +478,9 @@ impl State {
                         call.end = Some(Ok(payload.to_vec()));
                         self.pending -= 1;
                         self.to_wake.extend(call.waker.take());
+                    } else {
+                        // Another number, or none, in its place: a call that was given up.
+                        self.abandoned = self.abandoned.saturating_sub(1);
                     }
                 }
                 Some(Incoming::Partial) => {}
@@ -556,10 +562,12 @@ impl State {
                 self.to_wake.extend(upload.waker.take());
                 // What of it still waits is of no use.
                 let withdrawn = self.outbox.withdraw(header.request_id);
-                if withdrawn == Withdrawn::Torn {
+                if let Withdrawn::Torn { .. } = withdrawn {
                     self.cancel(header.request_id, withdrawn);
                 }
             }
+        } else {
+            self.abandoned = self.abandoned.saturating_sub(1);
         }
         Ok(())
     }
@@ -618,6 +626,14 @@ impl State {
         if call.end.is_none() {
             self.pending -= 1;
             let withdrawn = self.outbox.withdraw(call.id);
+            if !matches!(
+                withdrawn,
+                Withdrawn::Unseen | Withdrawn::Torn { request: true }
+            ) {
+                self.abandoned += 1;
+                // Who waited for the call's end is gone; the driver waits in its place.
+                self.wake_driver();
+            }
             self.cancel(call.id, withdrawn);
         }
         self.call_up_next();
@@ -629,7 +645,7 @@ impl State {
         match withdrawn {
             Withdrawn::Unseen => {}
             Withdrawn::Whole => self.note(header, Vec::new()),
-            Withdrawn::Torn => {
+            Withdrawn::Torn { .. } => {
                 let mut cancel = Outgoing::new(&self.link.tx, header, Vec::new());
                 if !matches!(cancel.stage(&mut self.link.tx), Ok(true)) {
                     self.outbox.push_first(cancel);
@@ -662,6 +678,7 @@ impl State {
                 .extend(upload.and_then(|upload| upload.waker.take()));
         }
         self.pending = 0;
+        self.abandoned = 0;
         self.outbox = Outbox::default();
         self.to_wake
             .extend(self.want_place.drain(..).map(|(_, waker)| waker));
