@@ -159,7 +159,11 @@ impl Shared {
                 }
             }
         };
-        if let (CloseReason::PeerGone, Some(name)) = (&reason, &self.name) {
+        // A server that lets go of a connection that this side has closed is not dead. To find out,
+        // one would have to knock, and it would wonder who knocks and says nothing.
+        if self.closed().is_none()
+            && let (CloseReason::PeerGone, Some(name)) = (&reason, &self.name)
+        {
             sys::sweep_dead_name(name);
         }
         let _ = self.closed.set(reason);

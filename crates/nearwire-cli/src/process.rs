@@ -43,9 +43,6 @@ const PATIENCE_WITH_SIGNALS: Duration = Duration::from_secs(1);
 pub struct ChildArguments {
     /// What the child is for: a name in the table of roles.
     pub role: String,
-    /// Process id of the parent.
-    #[arg(long)]
-    parent: i32,
     /// CPU to run on.
     #[arg(long)]
     cpu: Option<usize>,
@@ -80,12 +77,7 @@ impl Child {
         let executable = std::env::current_exe().context("cannot find this executable")?;
         let mut command = Command::new(executable);
         command
-            .args([
-                SUBCOMMAND,
-                role,
-                "--parent",
-                &std::process::id().to_string(),
-            ])
+            .args([SUBCOMMAND, role])
             .stdin(OwnedFd::from(far))
             .stdout(Stdio::null());
         if let Some(cpu) = cpu {
@@ -269,6 +261,7 @@ pub fn be_child(
 ) -> Result<()> {
     let role = &arguments.role;
     let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
+    // A parent that has died before this has closed the channel before that, and is noticed below.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     signals::leave_to_parent()?;
     let placement = match arguments.cpu {
@@ -283,17 +276,7 @@ pub fn be_child(
         .channel
         .send(&Hello { placement })
         .with_context(|| format!("this {role} process has no parent that listens"))
-        .and_then(|()| {
-            // A parent that had died before the kernel was told to watch it has closed the channel
-            // and is noticed above. This is for who plays with the hidden subcommand.
-            if rustix::process::getppid() != Pid::from_raw(arguments.parent) {
-                bail!(
-                    "process {} is not the parent of this {role} process",
-                    arguments.parent
-                );
-            }
-            play(parent)
-        });
+        .and_then(|()| play(parent));
     match outcome {
         // It has ended, or is about to, and nobody waits for this process any more.
         Err(error) if error.is::<channel::Gone>() => Ok(()),

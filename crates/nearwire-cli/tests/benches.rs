@@ -121,9 +121,96 @@ fn a_server_that_runs_is_measured() {
     assert_eq!(place.output(&["call", "s", "echo", "hi"]), b"hi");
 }
 
+/// What `bench scale` says of each side of its points.
+fn figures(point: &Value) -> [&Value; 2] {
+    ["nearwire", "unix_socket"].map(|side| {
+        let figures = &point[side];
+        for figure in ["p50_ns", "p99_ns", "p999_ns", "server_cpu_per_million"] {
+            assert!(figures[figure].as_f64().unwrap() > 0.0, "{figure}: {point}");
+        }
+        assert!(figures["calls_per_second"]["median"].as_f64().unwrap() > 0.0);
+        let fair = figures["slowest_over_fastest"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&fair), "{point}");
+        assert!(figures["bytes_per_connection"].as_u64().is_some());
+        figures
+    })
+}
+
+#[test]
+fn a_server_at_scale_in_every_shape() {
+    let place = Place::new();
+    let numbers = ["--connections", "1,7", "--window", "1,5", "--size", "8,100"];
+    let arguments = [&numbers[..], &["--processes", "3"]].concat();
+    let report = report(&place, "scale", &arguments);
+    let points = report["points"].as_array().unwrap();
+    let kinds: Vec<String> = points
+        .iter()
+        .map(|point| {
+            figures(point);
+            assert!(point["times_the_calls"]["median"].as_f64().unwrap() > 0.0);
+            let numbers = ["connections", "bytes", "window"].map(|name| point[name].to_string());
+            format!("{} {}", point["shape"].as_str().unwrap(), numbers.join(" "))
+        })
+        .collect();
+    let mut expected = Vec::new();
+    for connections in [1, 7] {
+        for (shape, windows) in [
+            ("sweep", &[1, 5][..]),
+            ("tasks", &[1, 5]),
+            ("threads", &[1]),
+        ] {
+            for size in [8, 100] {
+                for window in windows {
+                    expected.push(format!("{shape} {connections} {size} {window}"));
+                }
+            }
+        }
+    }
+    assert_eq!(kinds, expected);
+}
+
+#[test]
+fn a_schedule_is_kept_and_its_times_count_from_when_calls_were_due() {
+    let place = Place::new();
+    let arguments = [
+        "bench",
+        "scale",
+        "--json",
+        "--rounds",
+        "1",
+        "--connections",
+        "8",
+        "--size",
+        "64",
+        "--rate",
+        "2000",
+        "--shape",
+        "sweep,threads",
+        "--window",
+        "1",
+        "--seconds-per",
+        "0.3",
+    ];
+    let report = place.json(&arguments);
+    for point in report["points"].as_array().unwrap() {
+        for figures in figures(point) {
+            // As fast as possible would be far more; less means that the machine was busy.
+            let rate = figures["calls_per_second"]["median"].as_f64().unwrap();
+            assert!(rate < 4000.0, "{point}");
+        }
+    }
+    let arguments = ["bench", "scale", "--rate", "1000", "--shape", "tasks"];
+    place
+        .run(&arguments)
+        .expect_error(&["no schedule", "sweep,threads"]);
+    let arguments = ["bench", "scale", "--shape", "threads", "--window", "2"];
+    place.run(&arguments).expect_error(&["--window 1"]);
+    place.expect_nothing_left();
+}
+
 #[test]
 fn ctrl_c_leaves_nothing_behind() {
-    for benchmark in ["latency", "throughput", "ring", "floor"] {
+    for benchmark in ["latency", "throughput", "ring", "scale", "floor"] {
         let place = Place::new();
         let mut bench = place.start(&["bench", benchmark, "--seconds-per", "100"]);
         bench.expect("measuring");

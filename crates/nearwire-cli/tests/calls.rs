@@ -135,6 +135,8 @@ fn wrong_usage_has_its_own_exit_code() {
         ),
         (&["bench", "throughput", "--window", "0"], "--window"),
         (&["bench", "ring", "--rounds", "0"], "--rounds"),
+        (&["bench", "scale", "--size", "7"], "at least 8 bytes"),
+        (&["bench", "scale", "--connections", "0"], "--connections"),
         (&["demo", "--clients", "1"], "--clients"),
     ] {
         place.run(arguments).expect_code(2, &[text]);
@@ -202,6 +204,23 @@ fn start_long_call(place: &Place, millis: &str) -> Running {
     // The worker was rung for the request before; whatever it answers now comes later.
     assert_eq!(place.output(&["call", "s", "echo", "x"]), b"x");
     call
+}
+
+#[test]
+fn clients_that_come_and_go_are_no_news() {
+    let place = Place::new();
+    let server = place.serve("s", &[]);
+    place.output(&["call", "s", "echo", "hi"]);
+    // The async client.
+    place.output(&["call", "s", "stream", "3"]);
+    for client in ["blocking", "async"] {
+        let short = ["--seconds-per", "0.002", "--rounds", "1", "--size", "64"];
+        let bench = ["bench", "latency", "s", "--client", client];
+        place.output(&[&bench[..], &short].concat());
+    }
+    server.signal(Signal::INT);
+    let ended = server.wait();
+    assert_eq!(ended.stderr.lines().count(), 2, "{ended:?}");
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn the_death_of_a_child_ends_the_benchmark() {
 #[test]
 fn a_child_needs_its_parent() {
     let output = Command::new(env!("CARGO_BIN_EXE_nearwire"))
-        .args(["__child", "floor", "--parent", "1"])
+        .args(["__child", "floor"])
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -45,8 +45,8 @@ pub struct Scale {
     #[arg(long, value_delimiter = ',', value_name = "COUNT", default_value = "32,128,512",
           value_parser = clap::value_parser!(u32).range(1..=MOST_CONNECTIONS as i64))]
     connections: Vec<u32>,
-    /// Bytes of a request, and of its reply; several with commas in between.
-    #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = arguments::bytes,
+    /// Bytes of a request, and of its reply, at least 8; several with commas in between.
+    #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = numbered,
           default_value = "64,1KiB")]
     size: Vec<usize>,
     /// Calls in flight on each connection; several numbers with commas in between.
@@ -78,6 +78,14 @@ pub struct Scale {
     ring: Option<usize>,
     #[command(flatten)]
     options: Options,
+}
+
+/// Reads the size of requests that are numbered.
+fn numbered(text: &str) -> Result<usize, String> {
+    match arguments::bytes(text)? {
+        0..8 => Err("at least 8 bytes: requests are numbered".into()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// How a client process calls.
