@@ -173,11 +173,7 @@ impl<'a> Pipeline<'a> {
     fn look_for_end(&mut self) -> Result<bool> {
         let link = &mut self.client.link;
         link.rx.release();
-        if self.looks_in_vain == 0 {
-            // Whoever looks does not want to pause; there are other things to look at.
-            link.rx.set_gathering(false);
-        }
-        self.looks_in_vain = self.looks_in_vain.wrapping_add(1).max(1);
+        self.looks_in_vain = self.looks_in_vain.wrapping_add(1);
         if self.looks_in_vain.is_multiple_of(LOOKS_PER_CONTROL) {
             // A server that was killed ends no ring.
             link.shared.read_control();

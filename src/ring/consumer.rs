@@ -42,13 +42,20 @@ const FIRST_SKIP: u32 = 15;
 /// # Gathering
 /// A consumer that has caught up with a busy producer must not look again at once: each look takes
 /// the line from the producer, which is then slowed down to the pace of those looks, so that the
-/// consumer keeps catching up with it. It pauses for half a microsecond instead, in which many
+/// consumer keeps catching up with it. It pauses for some hundred nanoseconds instead, in which many
 /// records come, and both run on at a distance that leaves either its lines. Nobody can say
+<<<<<<< HEAD
 /// beforehand whether it is a stream that has run dry or a peer that waits for an answer, so it is
 /// learnt from whether it paid: a pause behind which fewer than `GATHERED` records lay puts off
 /// the next one for 2, 4, … up to 1024 looks at an empty ring. A caller who waits for answers
 /// loses half a nanosecond per call that way.
 ///
+=======
+/// beforehand whether it is a stream that has run dry or a peer that waits for an answer, so a
+/// consumer that gathers at all learns it from whether it paid: a pause behind which fewer than
+/// [`GATHERED`] records lay puts off the next one for 2, 4, … up to 1024 looks at an empty ring. A
+/// caller who waits for answers loses about a nanosecond per call that way.
+>>>>>>> work-ring
 #[derive(Debug)]
 pub struct Consumer<S, O> {
     /// The producer's bytes: hostile, and possibly changing.
@@ -101,13 +108,15 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             release_after: (hot_bytes(capacity) / 4) as u64,
             run: 0,
             gathered: false,
-            skip: FIRST_SKIP,
+            skip: u32::MAX,
             misses: 0,
         }
     }
 
-    /// Whether to pause for half a microsecond where that was seen to let records gather. It does,
-    /// unless told otherwise; who has other rings to look at meanwhile does that instead.
+    /// Whether to pause for a microsecond at most where that was seen to let records gather; at first
+    /// it does not. Right for who does nothing but receive. Wrong for who has other rings to look
+    /// at meanwhile, and where the producer waits for answers with many calls in flight: there many
+    /// records lie behind every pause, and yet it only adds to the time of the round.
     pub fn set_gathering(&mut self, gathering: bool) {
         self.skip = if gathering { FIRST_SKIP } else { u32::MAX };
         self.misses = 0;

@@ -144,7 +144,8 @@ pub(super) struct MessageRx {
 }
 
 impl MessageRx {
-    pub(super) fn new(rx: Rx, open: Open) -> Self {
+    pub(super) fn new(mut rx: Rx, open: Open) -> Self {
+        rx.set_gathering(true);
         let limit = open.max_message_in();
         Self {
             rx,

@@ -56,13 +56,11 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        mut link: Link,
+        link: Link,
         key: usize,
         max_message: usize,
         max_in_flight: usize,
     ) -> Self {
-        // The worker has other connections to look at meanwhile.
-        link.rx.set_gathering(false);
         let context = CallContext {
             peer: link.shared.peer,
             connection: link.shared.terms.connection_id,
