@@ -44,18 +44,10 @@ const FIRST_SKIP: u32 = 15;
 /// the line from the producer, which is then slowed down to the pace of those looks, so that the
 /// consumer keeps catching up with it. It pauses for some hundred nanoseconds instead, in which many
 /// records come, and both run on at a distance that leaves either its lines. Nobody can say
-<<<<<<< HEAD
-/// beforehand whether it is a stream that has run dry or a peer that waits for an answer, so it is
-/// learnt from whether it paid: a pause behind which fewer than `GATHERED` records lay puts off
-/// the next one for 2, 4, … up to 1024 looks at an empty ring. A caller who waits for answers
-/// loses half a nanosecond per call that way.
-///
-=======
 /// beforehand whether it is a stream that has run dry or a peer that waits for an answer, so a
 /// consumer that gathers at all learns it from whether it paid: a pause behind which fewer than
-/// [`GATHERED`] records lay puts off the next one for 2, 4, … up to 1024 looks at an empty ring. A
+/// `GATHERED` records lay puts off the next one for 2, 4, … up to 1024 looks at an empty ring. A
 /// caller who waits for answers loses about a nanosecond per call that way.
->>>>>>> work-ring
 #[derive(Debug)]
 pub struct Consumer<S, O> {
     /// The producer's bytes: hostile, and possibly changing.

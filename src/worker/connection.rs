@@ -55,12 +55,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(
-        link: Link,
-        key: usize,
-        max_message: usize,
-        max_in_flight: usize,
-    ) -> Self {
+    pub(super) fn new(link: Link, key: usize, max_message: usize, max_in_flight: usize) -> Self {
         let context = CallContext {
             peer: link.shared.peer,
             connection: link.shared.terms.connection_id,
