@@ -110,6 +110,7 @@ impl WorkerHandle {
             bench: Bench {
                 methods,
                 draining: false,
+                alone: false,
                 #[cfg(feature = "tokio")]
                 mailbox: mailbox.clone(),
                 request: Vec::new(),
@@ -160,6 +161,8 @@ struct Bench {
     /// Empty while draining, so that no request finds its handler.
     methods: Arc<Methods>,
     draining: bool,
+    /// Whether one connection is swept and no other.
+    alone: bool,
     #[cfg(feature = "tokio")]
     mailbox: Arc<Mailbox>,
     /// Where requests are copied to.
@@ -279,6 +282,7 @@ impl Worker {
         // it made them, and a worker that follows on its heels takes every line from it before it
         // is written (docs: tuning).
         let mut place = self.active.len();
+        self.bench.alone = place == 1;
         while place > 0 {
             place -= 1;
             if let Some(later) = place.checked_sub(PREFETCH_AHEAD) {
