@@ -196,6 +196,7 @@ fn layers_over_a_client() {
         server_side(client.clone(), &server).await;
         client_side(client.clone(), &server).await;
         server.kill();
+        server.ended();
         client.closed().await;
         let error = client.ready().await.unwrap_err();
         assert!(!error.may_have_executed(), "{error}");
@@ -212,6 +213,7 @@ fn layers_over_a_pool() {
         server_side(pool.clone(), &server).await;
         client_side(pool.clone(), &server).await;
         server.kill();
+        server.ended();
         server = place.start_ready("layers", &[]);
         let request = Request::new("plain", "1").idempotent();
         assert_eq!(pool.clone().oneshot(request).await.unwrap(), b"plain 1");

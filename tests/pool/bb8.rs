@@ -46,6 +46,7 @@ fn connections_are_handed_out_checked_and_replaced() {
                 server.expect("shut down");
             } else {
                 server.kill();
+                server.ended();
             }
             held.closed().await;
             drop(held);

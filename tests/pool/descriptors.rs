@@ -2,7 +2,7 @@
 
 use crate::server::NAME;
 use crate::support::child::{Commands, Settings, open_descriptors, say};
-use crate::support::{PATIENCE, Place, multi_thread, within};
+use crate::support::{PATIENCE, Place, eventually, multi_thread, within};
 use nearwire::Pool;
 
 /// Calls through a pool when told to. Says how it went, and what it has open.
@@ -36,10 +36,10 @@ fn a_hundred_restarts_leave_nothing_open() {
         let client = place.start_ready("pool", &[]);
         client.tell("call");
         client.expect("again");
-        let before = client.report();
         for round in 0..100 {
             if round % 2 == 0 {
                 server.kill();
+                server.ended();
             } else {
                 server.tell("shutdown 1000");
                 server.expect("shut down");
@@ -48,11 +48,20 @@ fn a_hundred_restarts_leave_nothing_open() {
             client.tell("call");
             client.expect("again");
         }
-        let after = client.report();
-        eprintln!("before: {before:?}, after: {after:?}");
-        assert_eq!(after["reconnects"], 100);
-        assert_eq!((after["open"], after["finishing"]), (1, 0));
-        // At first there may be one more, of the handshake that is just over.
-        assert!(after["descriptors"] <= before["descriptors"]);
+        let report = client.report();
+        assert_eq!(report["reconnects"], 100);
+        assert_eq!((report["open"], report["finishing"]), (1, 0));
+        // Beside one that has seen no restart. A connection gets its last descriptor when it first
+        // sleeps, and what another one had may be being closed by another thread.
+        let fresh = place.start_ready("pool", &[]);
+        fresh.tell("call");
+        fresh.expect("again");
+        let mut seen = Vec::new();
+        eventually("both have the same number of descriptors", || {
+            let (tried, fresh) = (client.report(), fresh.report());
+            seen.push((tried["descriptors"], fresh["descriptors"]));
+            tried["descriptors"] == fresh["descriptors"]
+        });
+        eprintln!("descriptors after a hundred restarts, and of a fresh client: {seen:?}");
     });
 }

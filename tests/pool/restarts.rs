@@ -25,6 +25,7 @@ fn kill_under_load_loses_and_doubles_nothing() {
         for _ in 0..10 {
             calls_later(&told, 300).await;
             server.kill();
+            server.ended();
             server = ledger.start_ready();
         }
         calls_later(&told, 300).await;
@@ -78,6 +79,7 @@ fn idempotent_calls_survive_kills() {
         for _ in 0..10 {
             calls_later(&told, 300).await;
             server.kill();
+            server.ended();
             server = ledger.start_ready();
         }
         calls_later(&told, 300).await;
@@ -109,6 +111,7 @@ fn a_call_in_flight_fails_and_says_that_it_may_have_been_executed() {
         eventually_async("both are in flight", || pool.stats().in_flight == 2).await;
         eventually_async("one has begun", || server.report()["started"] == 1).await;
         server.kill();
+        server.ended();
         let error = call.await.unwrap().unwrap_err();
         assert!(
             matches!(
@@ -152,6 +155,7 @@ fn a_request_that_kills_the_server_is_not_made_for_ever() {
                 break call.await.unwrap();
             }
             server.kill();
+            server.ended();
             server = ledger.start_ready();
             // Into the middle of a call.
             eventually_async("a call is made", || {
@@ -176,6 +180,7 @@ async fn recoveries(kill: bool) -> Vec<Duration> {
         tokio::time::sleep(Duration::from_millis(120)).await;
         if kill {
             server.kill();
+            server.ended();
         } else {
             server.tell("shutdown 1000");
             server.expect("shut down");

@@ -3,7 +3,7 @@
 use crate::ledger::{Ledger, calls_later, load};
 use crate::restarts::within_threads;
 use crate::server::NAME;
-use crate::support::{Place, eventually_async};
+use crate::support::{PATIENCE, Place, eventually_async, within_async};
 use nearwire::Pool;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -63,7 +63,8 @@ fn calls_go_to_the_least_loaded() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
     let name = place.socket(NAME);
-    within_threads("spread", async move {
+    // On one thread: nothing comes between the choice and the call's being in flight.
+    within_async(PATIENCE, "spread", async move {
         let pool = Pool::builder()
             .min_idle(4)
             .max_size(4)

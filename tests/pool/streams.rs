@@ -60,6 +60,7 @@ fn a_stream_that_began_ends_with_its_connection() {
             .idempotent();
         assert_eq!(items.next().await.unwrap().unwrap(), 0);
         server.kill();
+        server.ended();
         let error = loop {
             match items.next().await.unwrap() {
                 Ok(_) => {}
@@ -88,6 +89,7 @@ fn a_stream_that_has_given_nothing_is_asked_for_again_if_that_does_no_harm() {
         });
         eventually_async("it hangs", || server.report()["started"] == 1).await;
         server.kill();
+        server.ended();
         assert!(begun.await.unwrap().is_err());
         let server = place.start_ready("server", &[]);
         // Never begun on the old server: nothing was executed, so both are asked for here.
