@@ -92,6 +92,8 @@ impl Future for Driver {
                     Slice::Over => {}
                 }
                 state = core.lock();
+                // Other threads have left to this one what they staged while it looked.
+                state.publish();
             }
             this.looked = None;
             // Asleep: for data if any is to come; in any case until the server is gone.
