@@ -187,7 +187,7 @@ impl Scale {
                 budget.run.as_secs_f64()
             ),
             format!(
-                "{} client processes share the connections{}.",
+                "Client processes that share the connections: {}{}.",
                 self.processes(),
                 match (here, there) {
                     (Some(here), Some(there)) =>

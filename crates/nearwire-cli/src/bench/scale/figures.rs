@@ -49,6 +49,8 @@ pub(super) struct Counter {
     ended: Duration,
     calls: Vec<u64>,
     total: u64,
+    /// Whether any call was counted: no run ends before.
+    counted: bool,
     times: Histogram<u64>,
 }
 
@@ -64,6 +66,7 @@ impl Counter {
             ended: Duration::ZERO,
             calls: vec![0; connections],
             total: 0,
+            counted: false,
             times: histogram()?,
         })
     }
@@ -75,7 +78,7 @@ impl Counter {
         if self.phase == Phase::WarmUp && now >= self.counting {
             (self.phase, self.began) = (Phase::Counting, now);
         }
-        if self.phase == Phase::Counting && now >= self.ending && now > self.began {
+        if self.phase == Phase::Counting && now >= self.ending && self.counted && now > self.began {
             (self.phase, self.ended) = (Phase::Ending, now);
         }
         now
@@ -90,7 +93,7 @@ impl Counter {
     pub(super) fn answered(&mut self, connection: usize, calls: u64, due: Duration, now: Duration) {
         self.total += calls;
         if self.phase == Phase::Counting {
-            self.calls[connection] += calls;
+            self.count(connection, calls);
             self.took(calls, now.saturating_sub(due));
         }
     }
@@ -99,7 +102,7 @@ impl Counter {
     pub(super) fn answered_untimed(&mut self, connection: usize, calls: u64) {
         self.total += calls;
         if self.phase == Phase::Counting {
-            self.calls[connection] += calls;
+            self.count(connection, calls);
         }
     }
 
@@ -111,12 +114,18 @@ impl Counter {
             self.took(1, now.saturating_sub(due));
         }
         if self.phase == Phase::Counting {
-            self.calls[connection] += 1;
+            self.count(connection, 1);
         }
     }
 
     #[inline]
-    pub(super) fn took(&mut self, calls: u64, time: Duration) {
+    fn count(&mut self, connection: usize, calls: u64) {
+        self.calls[connection] += calls;
+        self.counted = true;
+    }
+
+    #[inline]
+    fn took(&mut self, calls: u64, time: Duration) {
         // A time beyond the longest counts as that.
         let nanoseconds = (time.as_nanos() as u64).min(LONGEST_NS);
         let _ = self.times.record_n(nanoseconds, calls);
@@ -267,6 +276,9 @@ mod tests {
         counter.now();
         assert_eq!(counter.phase, Phase::Counting);
         counter.start -= 10 * MILLISECOND;
+        counter.now();
+        assert!(!counter.is_ending(), "nothing was counted");
+        counter.answered(0, 1, Duration::ZERO, 16 * MILLISECOND);
         counter.now();
         assert!(counter.is_ending());
         assert!(counter.finish().seconds > 0.0);

@@ -14,9 +14,13 @@ use crate::baseline::coalesced;
 use crate::bench::calls::check;
 use crate::measure::Budget;
 
-/// Of so many calls of a task one is timed, and all are counted with it: the clock and the counter
-/// cost a part of a call.
+/// Of so many calls of a task at most one is timed, and all are counted with it: the clock and the
+/// counter cost a part of a call.
 const CALLS_PER_COUNT: u64 = 8;
+
+/// Calls of all tasks together between two counts of each, at most: with tens of thousands of them
+/// a short run would be over before they count.
+const CALLS_BETWEEN_COUNTS: u64 = 4096;
 
 /// Calls of a connection that share its numbers: each task has its own.
 const CALLS_SHIFT: u32 = 28;
@@ -37,40 +41,56 @@ pub(super) async fn nearwire(
     let counter = Counter::new(clients.len(), Instant::now(), budget)?;
     let counter = Arc::new(Mutex::new(counter));
     let mut tasks = JoinSet::new();
+    let count = clients.len() as u64 * window;
+    let per_count = (CALLS_BETWEEN_COUNTS / count).clamp(1, CALLS_PER_COUNT);
     for (number, client) in clients.iter().enumerate() {
         for task in 0..window {
-            let (client, counter) = (client.clone(), Arc::clone(&counter));
-            tasks.spawn(call(client, number, task, requests.clone(), counter));
+            let caller = Caller {
+                client: client.clone(),
+                number,
+                requests: requests.clone(),
+                first: task << CALLS_SHIFT,
+                per_count,
+            };
+            tasks.spawn(caller.call(Arc::clone(&counter)));
         }
     }
     finish(tasks, counter).await
 }
 
-async fn call(
+/// A task that makes one call after the other.
+struct Caller {
     client: Client,
+    /// The connection's number.
     number: usize,
-    task: u64,
-    mut requests: Requests,
-    counter: SharedCounter,
-) -> Result<()> {
-    let echo = client.method("echo")?;
-    let mut calls = task << CALLS_SHIFT;
-    loop {
-        let mut start = Duration::ZERO;
-        for nth in 0..CALLS_PER_COUNT {
-            if nth == CALLS_PER_COUNT - 1 {
-                start = lock(&counter).now();
+    requests: Requests,
+    /// The first call's number.
+    first: u64,
+    /// Calls that are counted together.
+    per_count: u64,
+}
+
+impl Caller {
+    async fn call(mut self, counter: SharedCounter) -> Result<()> {
+        let echo = self.client.method("echo")?;
+        let mut calls = self.first;
+        loop {
+            let mut start = Duration::ZERO;
+            for nth in 1..=self.per_count {
+                if nth == self.per_count {
+                    start = lock(&counter).now();
+                }
+                let request = self.requests.of(self.number, calls);
+                check(&self.client.call_method(echo, request).await?, request)?;
+                calls += 1;
             }
-            let request = requests.of(number, calls);
-            check(&client.call_method(echo, request).await?, request)?;
-            calls += 1;
-        }
-        let mut counter = lock(&counter);
-        let now = counter.now();
-        counter.answered(number, 1, start, now);
-        counter.answered_untimed(number, CALLS_PER_COUNT - 1);
-        if counter.is_ending() {
-            return Ok(());
+            let mut counter = lock(&counter);
+            let now = counter.now();
+            counter.answered(self.number, 1, start, now);
+            counter.answered_untimed(self.number, self.per_count - 1);
+            if counter.is_ending() {
+                return Ok(());
+            }
         }
     }
 }
