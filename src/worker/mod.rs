@@ -42,6 +42,9 @@ use std::time::{Duration, Instant};
 /// enough that who rings a busy worker does not wait long.
 const TICK: Duration = Duration::from_micros(50);
 
+/// Connections and events for which there is room from the start.
+const ROOM: usize = 64;
+
 /// Turns, or empty sweeps, between two looks at the clock.
 const TURNS_PER_CLOCK: usize = 16;
 
@@ -103,9 +106,9 @@ impl WorkerHandle {
         let now = Instant::now();
         let worker = Worker {
             connections: Slab::new(),
-            active: Vec::new(),
-            parking: Vec::new(),
-            events: Vec::new(),
+            active: Vec::with_capacity(ROOM),
+            parking: Vec::with_capacity(ROOM),
+            events: Vec::with_capacity(ROOM),
             multiplexer,
             bench: Bench {
                 methods,
