@@ -1,6 +1,6 @@
 //! A server that is restarted while it is called.
 
-use crate::ledger::{Ledger, calls_later, load};
+use crate::ledger::{Ledger, Summary, calls_later, load};
 use crate::server::NAME;
 use crate::support::{PATIENCE, Place, eventually_async, multi_thread, within};
 use nearwire::{CloseReason, Error, Executed, Pool};
@@ -15,25 +15,31 @@ pub fn within_threads<T: Send + 'static>(
     within(PATIENCE * 2, what, move || multi_thread().block_on(body))
 }
 
+/// A server that is killed ten times while 16 callers use it, and what became of their calls.
+async fn ten_kills_under_load(idempotent: bool) -> (Summary, Pool) {
+    let ledger = Ledger::new();
+    let mut server = ledger.start_ready();
+    let pool = Pool::connect(&ledger.socket()).await.unwrap();
+    let (told, callers) = load(&pool, 16, idempotent);
+    for _ in 0..10 {
+        calls_later(&told, 300).await;
+        server.kill();
+        server.ended();
+        server = ledger.start_ready();
+    }
+    calls_later(&told, 300).await;
+    told.stop();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let summary = ledger.check(&told, idempotent);
+    (summary, pool)
+}
+
 #[test]
 fn kill_under_load_loses_and_doubles_nothing() {
     within_threads("kills under load", async {
-        let ledger = Ledger::new();
-        let mut server = ledger.start_ready();
-        let pool = Pool::connect(&ledger.socket()).await.unwrap();
-        let (told, callers) = load(&pool, 16, false);
-        for _ in 0..10 {
-            calls_later(&told, 300).await;
-            server.kill();
-            server.ended();
-            server = ledger.start_ready();
-        }
-        calls_later(&told, 300).await;
-        told.stop();
-        for caller in callers {
-            caller.await.unwrap();
-        }
-        let summary = ledger.check(&told, false);
+        let (summary, pool) = ten_kills_under_load(false).await;
         eprintln!("10 kills: {summary:?}, {:?}", pool.stats());
         // Whatever was in flight at a kill, and nothing else: of each caller one.
         assert!(summary.maybe <= 160, "{summary:?}");
@@ -72,22 +78,7 @@ fn orderly_restarts_under_load_cost_no_call() {
 #[test]
 fn idempotent_calls_survive_kills() {
     within_threads("kills under idempotent load", async {
-        let ledger = Ledger::new();
-        let mut server = ledger.start_ready();
-        let pool = Pool::connect(&ledger.socket()).await.unwrap();
-        let (told, callers) = load(&pool, 16, true);
-        for _ in 0..10 {
-            calls_later(&told, 300).await;
-            server.kill();
-            server.ended();
-            server = ledger.start_ready();
-        }
-        calls_later(&told, 300).await;
-        told.stop();
-        for caller in callers {
-            caller.await.unwrap();
-        }
-        let summary = ledger.check(&told, true);
+        let (summary, pool) = ten_kills_under_load(true).await;
         eprintln!("10 kills, idempotent: {summary:?}, {:?}", pool.stats());
         assert_eq!((summary.maybe, summary.not), (0, 0), "{summary:?}");
         assert!(pool.stats().retried > 0);
