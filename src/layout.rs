@@ -7,7 +7,8 @@
 //! 0x000  magic, layout hash, ring capacity   written once, before the segment is handed over
 //! 0x080  tail mirror                          end of what was published; for observers, may lag
 //! 0x100  head                                 how far this side has consumed the PEER's ring
-//! 0x180  data-parked, space-parked            odd while this side sleeps for data / for space
+//! 0x180  data-parked, space-parked            whether this side sleeps for data / for space
+//! 0x200  data-fenced, space-fenced            the peer's parked words for which this side fences
 //! 0x400  ring data                            `capacity` bytes, a power of two
 //! ```
 //!
@@ -32,6 +33,10 @@ pub const HEAD_AT: usize = 0x100;
 pub const DATA_PARKED_AT: usize = 0x180;
 /// Offset of the space-parked word.
 pub const SPACE_PARKED_AT: usize = 0x188;
+/// Offset of the data-fenced word.
+pub const DATA_FENCED_AT: usize = 0x200;
+/// Offset of the space-fenced word.
+pub const SPACE_FENCED_AT: usize = 0x208;
 /// Offset of the ring's first data byte, and so the size of everything before it.
 pub const DATA_AT: usize = 0x400;
 
@@ -68,7 +73,7 @@ pub const fn segment_len(capacity: usize, page: usize) -> usize {
 ///
 /// FNV-1a over the constants, with a revision for changes of meaning that move no offset.
 pub const LAYOUT_HASH: u64 = {
-    const REVISION: u64 = 2;
+    const REVISION: u64 = 3;
     let words = [
         REVISION,
         MAGIC,
@@ -78,6 +83,8 @@ pub const LAYOUT_HASH: u64 = {
         HEAD_AT as u64,
         DATA_PARKED_AT as u64,
         SPACE_PARKED_AT as u64,
+        DATA_FENCED_AT as u64,
+        SPACE_FENCED_AT as u64,
         DATA_AT as u64,
         WORD as u64,
     ];
@@ -101,7 +108,14 @@ mod tests {
 
     #[test]
     fn word_groups_do_not_share_128_bytes() {
-        let groups = [MAGIC_AT, TAIL_AT, HEAD_AT, DATA_PARKED_AT, DATA_AT];
+        let groups = [
+            MAGIC_AT,
+            TAIL_AT,
+            HEAD_AT,
+            DATA_PARKED_AT,
+            DATA_FENCED_AT,
+            DATA_AT,
+        ];
         for pair in groups.windows(2) {
             assert!(pair[1] / 128 > pair[0] / 128, "{pair:x?} share 128 bytes");
         }

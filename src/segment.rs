@@ -166,6 +166,14 @@ macro_rules! cursors {
             fn space_parked(&self) -> &AtomicU64 {
                 self.0.control_word(layout::SPACE_PARKED_AT)
             }
+            #[inline(always)]
+            fn data_fenced(&self) -> &AtomicU64 {
+                self.0.control_word(layout::DATA_FENCED_AT)
+            }
+            #[inline(always)]
+            fn space_fenced(&self) -> &AtomicU64 {
+                self.0.control_word(layout::SPACE_FENCED_AT)
+            }
         }
     };
 }

@@ -93,6 +93,9 @@ impl AsyncWaiter {
         mut wanted: Wanted<'_>,
     ) -> Poll<Small<Waited>> {
         if wanted.is_ready() {
+            if self.armed.is_none() {
+                wanted.found();
+            }
             self.disarm(wanted);
             return Poll::Ready(Ok(Waited::Ready));
         }
@@ -108,6 +111,7 @@ impl AsyncWaiter {
         let (looker, looked) = (self.looker, &mut self.looked);
         match self.spinner.slice(looker, looked, || wanted.is_ready()) {
             Slice::Ready => {
+                wanted.found();
                 self.looked = None;
                 Poll::Ready(Ok(Waited::Ready))
             }

@@ -40,7 +40,7 @@ impl Rx {
             own,
             peer,
             waking: Waking::new(fences),
-            parking: Parking::new(fences),
+            parking: Parking::asking(fences),
             considered: 0,
             shared,
             rings: 0,
@@ -106,14 +106,23 @@ impl Rx {
     #[must_use]
     pub(crate) fn arm(&mut self) -> bool {
         self.release();
-        self.parking.arm(self.own.data_parked())
+        self.parking
+            .arm(self.own.data_parked(), self.peer.data_fenced())
     }
 
     /// As [`arm`](Self::arm), without the fence, which the caller owes; see
     /// [`Parking::announce`].
-    pub(crate) fn announce(&mut self) {
+    #[must_use]
+    pub(crate) fn announce(&mut self) -> Fences {
         self.release();
-        self.parking.announce(self.own.data_parked());
+        self.parking
+            .announce(self.own.data_parked(), self.peer.data_fenced())
+    }
+
+    /// See [`Parking::found`].
+    #[inline(always)]
+    pub(crate) fn found(&mut self) {
+        self.parking.found(self.own.data_parked());
     }
 
     pub(crate) fn disarm(&mut self) {
@@ -134,7 +143,10 @@ impl Rx {
     #[inline(always)]
     fn wake_producer(&mut self) {
         self.considered = self.consumer.released();
-        if self.waking.is_due(self.peer.space_parked()) {
+        if self
+            .waking
+            .is_due(self.peer.space_parked(), self.own.space_fenced())
+        {
             self.ring();
         }
     }

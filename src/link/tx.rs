@@ -79,7 +79,7 @@ impl Tx {
     pub(crate) fn push(&mut self, tag: u32, body: &[u8]) -> Small<bool> {
         match self.producer.push(tag, body) {
             Ok(()) => {
-                if self.waking.is_due(self.peer.data_parked()) {
+                if self.is_peer_due() {
                     self.ring();
                 }
                 Ok(true)
@@ -92,7 +92,7 @@ impl Tx {
     /// Makes everything staged visible, and wakes the peer if it sleeps for it.
     #[inline(always)]
     pub(crate) fn publish(&mut self) {
-        if self.producer.publish() && self.waking.is_due(self.peer.data_parked()) {
+        if self.producer.publish() && self.is_peer_due() {
             self.ring();
         }
     }
@@ -107,14 +107,17 @@ impl Tx {
     #[must_use]
     pub(crate) fn arm(&mut self) -> bool {
         self.publish();
-        self.parking.arm(self.own.space_parked())
+        self.parking
+            .arm(self.own.space_parked(), self.peer.space_fenced())
     }
 
     /// As [`arm`](Self::arm), without the fence, which the caller owes; see
     /// [`Parking::announce`].
-    pub(crate) fn announce(&mut self) {
+    #[must_use]
+    pub(crate) fn announce(&mut self) -> Fences {
         self.publish();
-        self.parking.announce(self.own.space_parked());
+        self.parking
+            .announce(self.own.space_parked(), self.peer.space_fenced())
     }
 
     pub(crate) fn disarm(&mut self) {
@@ -124,7 +127,7 @@ impl Tx {
     /// Ends this direction: the peer sees everything published and then the end.
     pub(crate) fn close(&mut self) {
         self.producer.close();
-        if self.waking.is_due(self.peer.data_parked()) {
+        if self.is_peer_due() {
             self.ring();
         }
     }
@@ -137,6 +140,13 @@ impl Tx {
     /// Bytes sent so far, records' overhead included.
     pub(crate) fn position(&self) -> u64 {
         self.producer.position()
+    }
+
+    /// Whether the peer must be woken, now that something was published.
+    #[inline(always)]
+    fn is_peer_due(&mut self) -> bool {
+        self.waking
+            .is_due(self.peer.data_parked(), self.own.data_fenced())
     }
 
     #[cold]

@@ -44,6 +44,14 @@ impl Wanted<'_> {
         false
     }
 
+    /// Notes that it was there without a sleep.
+    #[inline(always)]
+    pub(super) fn found(&mut self) {
+        if let Some(rx) = &mut self.data {
+            rx.found();
+        }
+    }
+
     pub(super) fn arm(&mut self) -> bool {
         let mut reliable = true;
         if let Some(rx) = &mut self.data {
@@ -96,6 +104,7 @@ impl Waiter {
         deadline: Option<Instant>,
     ) -> Small<Waited> {
         if wanted.is_ready() {
+            wanted.found();
             return Ok(Waited::Ready);
         }
         // Nothing more is consumed meanwhile, so the peer may as well know of the space.
@@ -103,6 +112,7 @@ impl Waiter {
             rx.release();
         }
         if self.spinner.spin(|| wanted.is_ready()) {
+            wanted.found();
             return Ok(Waited::Ready);
         }
         self.sleep(wanted, deadline)

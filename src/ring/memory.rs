@@ -15,10 +15,15 @@ pub trait Cursors {
     fn head(&self) -> &AtomicU64;
     /// How far the owner has published its own ring. For observers: it may lag behind.
     fn tail(&self) -> &AtomicU64;
-    /// Odd while the owner sleeps, or is about to, until there is data in the other side's ring.
+    /// Whether the owner sleeps, or is about to, until there is data in the other side's ring (see
+    /// `waiter`).
     fn data_parked(&self) -> &AtomicU64;
-    /// Odd while the owner sleeps, or is about to, until there is space in its own ring.
+    /// Whether the owner sleeps, or is about to, until there is space in its own ring.
     fn space_parked(&self) -> &AtomicU64;
+    /// The value of the other side's data-parked word for which the owner fences (see `waiter`).
+    fn data_fenced(&self) -> &AtomicU64;
+    /// The same for the other side's space-parked word.
+    fn space_fenced(&self) -> &AtomicU64;
 }
 
 /// The data bytes of a ring, seen by its consumer.
@@ -90,6 +95,8 @@ pub(crate) mod heap {
         tail: AtomicU64,
         data_parked: AtomicU64,
         space_parked: AtomicU64,
+        data_fenced: AtomicU64,
+        space_fenced: AtomicU64,
         data: Vec<AtomicU64>,
         /// One cell per data word, empty. loom panics when a body's bytes are copied in while they
         /// are, or may be, copied out: to it the bodies are plain memory, as they are in a segment.
@@ -108,6 +115,8 @@ pub(crate) mod heap {
                 tail: AtomicU64::new(0),
                 data_parked: AtomicU64::new(0),
                 space_parked: AtomicU64::new(0),
+                data_fenced: AtomicU64::new(0),
+                space_fenced: AtomicU64::new(0),
                 data: (0..words).map(|_| AtomicU64::new(0)).collect(),
                 #[cfg(loom)]
                 accesses: (0..words).map(|_| UnsafeCell::new(())).collect(),
@@ -142,6 +151,12 @@ pub(crate) mod heap {
         }
         fn space_parked(&self) -> &AtomicU64 {
             &self.0.space_parked
+        }
+        fn data_fenced(&self) -> &AtomicU64 {
+            &self.0.data_fenced
+        }
+        fn space_fenced(&self) -> &AtomicU64 {
+            &self.0.space_fenced
         }
     }
 

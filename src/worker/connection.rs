@@ -189,7 +189,9 @@ impl Connection {
             }
         }
         self.link.tx.publish();
-        if taken == 0 {
+        if taken > 0 {
+            self.link.rx.found();
+        } else {
             self.link.rx.release();
             if self.link.rx.ready() == Ready::Closed {
                 return Err(Error::closed(CloseReason::Finished).into());
@@ -199,17 +201,13 @@ impl Connection {
     }
 
     /// Announces that the worker will sleep until this connection has something, and says which
-    /// fence must follow before the last look (see `waiter`).
-    pub(super) fn announce(&mut self) -> Fences {
+    /// fences must follow before the last look (see `waiter`).
+    pub(super) fn announce(&mut self) -> [Option<Fences>; 2] {
         // Late answers are published by the next turn, and there will be none.
         self.link.tx.publish();
-        if self.takes_requests() {
-            self.link.rx.announce();
-        }
-        if !self.outbox.is_empty() {
-            self.link.tx.announce();
-        }
-        self.link.shared.terms.fences
+        let for_data = self.takes_requests().then(|| self.link.rx.announce());
+        let for_space = (!self.outbox.is_empty()).then(|| self.link.tx.announce());
+        [for_data, for_space]
     }
 
     pub(super) fn disarm(&mut self) {

@@ -270,9 +270,11 @@ impl Worker {
             }
             // Parking all that is active takes a heavy fence, and undoing it a ring for each. So the
             // rings of those that are parked already are asked for first.
-            if !found && !self.has_events() {
+            if !found {
                 self.look_for_stall(Instant::now());
-                self.sleep();
+                if !self.has_events() {
+                    self.sleep();
+                }
             }
         }
         for (_, connection) in std::mem::take(&mut self.connections) {
@@ -360,9 +362,9 @@ impl Worker {
         for &key in &self.parking {
             let connection = &mut self.connections[key];
             connection.is_active = false;
-            match connection.announce() {
-                Fences::Symmetric => symmetric = true,
-                Fences::Asymmetric => asymmetric = true,
+            for fences in connection.announce().into_iter().flatten() {
+                symmetric |= fences == Fences::Symmetric;
+                asymmetric |= fences == Fences::Asymmetric;
             }
         }
         // One fence of each kind serves all announcements.

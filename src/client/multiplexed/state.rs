@@ -456,6 +456,9 @@ impl State {
             }
         }
         let count = self.take_records()?;
+        if count > 0 {
+            self.link.rx.found();
+        }
         if count == 0 && self.link.rx.ready() == Ready::Closed {
             self.end_all();
             return Ok(1);
