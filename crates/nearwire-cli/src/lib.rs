@@ -60,7 +60,7 @@ impl Command {
 
 /// A server and many connections, measured: what `nearwire bench scale` prints.
 pub mod scale {
-    pub use crate::bench::scale::{Figures, Plan, Point, Report, Shape};
+    pub use crate::bench::scale::{Figures, Plan, Point, Report, Shape, Verdict};
     pub use crate::measure::RatioFigures;
 }
 
@@ -84,6 +84,8 @@ fn role(name: &str) -> Option<process::Role> {
         demo::DEMO_CLIENT_ROLE => demo::be_client,
         bench::ring::MESSAGES_ROLE => bench::ring::serve_messages,
         bench::scale::SCALE_CLIENT_ROLE => bench::scale::be_scale_client,
+        bench::scale::CONNECTOR_ROLE => bench::scale::be_connector,
+        bench::scale::OFFENDER_ROLE => bench::scale::be_offender,
         serve::PRIVATE_SERVER_ROLE => serve::serve_privately,
         _ => return None,
     })

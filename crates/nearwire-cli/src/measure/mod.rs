@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use clock::clock_cost;
+pub use clock::{clock_cost, instant_of, monotonic};
 pub use latency::{Latency, latency, latency_async};
 pub use machine::Machine;
 pub use options::{Options, Thoroughness};
