@@ -390,6 +390,28 @@ fn connects_one_by_one_and_at_once() {
 }
 
 #[test]
+fn a_pool_beside_a_client_and_across_restarts() {
+    let place = Place::new();
+    let report = report(&place, "pool", &["--restarts", "3"]);
+    let names = names(&report);
+    for name in [
+        "Client",
+        "Pool",
+        "echo: 1 connection",
+        "block: 4 connections",
+    ] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let restarts = report["restarts"].as_array().unwrap();
+    assert_eq!(restarts.len(), 2);
+    for restarts in restarts {
+        assert_eq!(restarts["count"], 3, "{restarts}");
+        assert!(restarts["milliseconds"]["median"].as_f64().unwrap() >= 0.0);
+    }
+    assert_eq!(goals(&report).len(), 2);
+}
+
+#[test]
 fn ctrl_c_leaves_nothing_behind() {
     for benchmark in [
         &["latency"][..],

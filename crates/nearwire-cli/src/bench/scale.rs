@@ -33,7 +33,7 @@ pub use connects::{CONNECTOR_ROLE, be_connector};
 pub use figures::Figures;
 use figures::Run;
 pub use offender::{OFFENDER_ROLE, be_offender};
-pub use report::{Point, Report, Verdict};
+pub use report::{Point, Report};
 use side::{Load, Setup, Side};
 
 /// One run takes this long, unless told otherwise.

@@ -8,12 +8,14 @@ use serde::Serialize;
 
 use super::figures::Run;
 use super::offender::{Offence, Offender};
-use super::report::{Heading, Verdict, shape_name, verdict_lines};
+use super::report::{Heading, shape_name};
 use super::side::{Load, Side};
 use super::{Figures, Rate, Scale, Shape};
 use crate::arguments::human_size;
 use crate::bench::calls::Transport;
-use crate::measure::{RatioFigures, Unit, human, median, plain_table, right_align};
+use crate::measure::{
+    RatioFigures, Unit, Verdict, human, median, plain_table, right_align, verdict_lines,
+};
 use crate::output::{print_json, print_text};
 
 /// One run takes this long, unless told otherwise.

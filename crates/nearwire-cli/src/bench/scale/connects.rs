@@ -9,11 +9,14 @@ use nearwire::{BlockingClient, ClientBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::figures::Times;
-use super::report::{Heading, Verdict, verdict_lines};
+use super::report::Heading;
 use super::threads::STACK;
 use super::{Scale, Shape};
 use crate::bench::calls::{Transport, check};
-use crate::measure::{RatioFigures, Unit, human, instant_of, monotonic, plain_table, right_align};
+use crate::measure::{
+    RatioFigures, Unit, Verdict, human, instant_of, monotonic, plain_table, right_align,
+    verdict_lines,
+};
 use crate::output::{print_json, print_text};
 use crate::process::{Child, Parent};
 use crate::serve::spin;

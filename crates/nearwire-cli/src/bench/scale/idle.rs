@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::client::{ClientProcess, Opening};
 use super::figures::{Run, Times};
-use super::report::{Heading, Verdict, shape_name, verdict_lines};
+use super::report::{Heading, shape_name};
 use super::side::{Load, Side};
 use super::{Figures, Scale, Shape, usage};
 use crate::arguments::human_size;
 use crate::bench::calls::Transport;
-use crate::measure::{RatioFigures, Unit, human, plain_table, right_align};
+use crate::measure::{RatioFigures, Unit, Verdict, human, plain_table, right_align, verdict_lines};
 use crate::output::{print_json, print_text};
 use crate::process::two_cpus;
 

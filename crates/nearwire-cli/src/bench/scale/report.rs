@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use super::{Figures, Shape};
 use crate::arguments::human_size;
-use crate::measure::{Machine, RatioFigures, Unit, clock_cost, human, plain_table, right_align};
+use crate::measure::{
+    Machine, RatioFigures, Unit, Verdict, clock_cost, human, plain_table, right_align,
+    verdict_lines,
+};
 use crate::output::{print_json, print_text};
 
 /// With more connections, or fewer, throughput must stay above this part of its best.
@@ -45,27 +48,6 @@ impl Heading {
         }
         text
     }
-}
-
-/// A goal, and whether it was met.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verdict {
-    /// What was wanted, in words.
-    pub goal: String,
-    /// What was found, in words.
-    pub found: String,
-    /// Whether it is good enough.
-    pub met: bool,
-}
-
-/// All verdicts, a line each.
-pub(super) fn verdict_lines(verdicts: &[Verdict]) -> String {
-    let mut text = String::new();
-    for Verdict { goal, found, met } in verdicts {
-        let word = if *met { "ok" } else { "MISSED" };
-        text += &format!("{word}: {goal}; {found}\n");
-    }
-    text
 }
 
 /// Everything that was measured.
