@@ -224,11 +224,16 @@ fn goals(report: &Value) -> Vec<&str> {
 fn a_part_of_the_peak_is_found_in_the_same_run() {
     let place = Place::new();
     let arguments = ["--connections", "4", "--size", "64", "--rate", "50%"];
-    let report = report(
-        &place,
+    let start = [
+        "bench",
         "scale",
-        &[&arguments[..], &["--seconds-per", "0.1"]].concat(),
-    );
+        "--json",
+        "--rounds",
+        "1",
+        "--seconds-per",
+        "0.1",
+    ];
+    let report = place.json(&[&start[..], &arguments].concat());
     for point in report["points"].as_array().unwrap() {
         assert_eq!(point["part_of_peak"], 0.5, "{point}");
         for figures in figures(point) {
@@ -342,11 +347,16 @@ fn idle_clients_that_cannot_be_had_are_refused_with_the_reason() {
 fn bad_clients_of_each_kind_and_all_together() {
     let place = Place::new();
     let arguments = ["--bad-clients", "--connections", "6", "--rate", "2000"];
-    let report = report(
-        &place,
+    let start = [
+        "bench",
         "scale",
-        &[&arguments[..], &["--seconds-per", "0.1"]].concat(),
-    );
+        "--json",
+        "--rounds",
+        "1",
+        "--seconds-per",
+        "0.1",
+    ];
+    let report = place.json(&[&start[..], &arguments].concat());
     let kinds = report["kinds"].as_array().unwrap();
     let offences: Vec<usize> = kinds
         .iter()

@@ -32,12 +32,12 @@ const MOST: f64 = 2.0;
 const SATURATED: f64 = 0.9;
 
 /// The comparisons, one after the other in each round.
-const KINDS: [(&str, &[Offence]); 6] = [
-    (Offence::NeverReads.name(), &[Offence::NeverReads]),
-    (Offence::Floods.name(), &[Offence::Floods]),
-    (Offence::Stopped.name(), &[Offence::Stopped]),
-    (Offence::Reconnects.name(), &[Offence::Reconnects]),
-    (
+const KINDS: [Plan; 6] = [
+    Plan::one(Offence::NeverReads.name(), &[Offence::NeverReads]),
+    Plan::one(Offence::Floods.name(), &[Offence::Floods]),
+    Plan::one(Offence::Stopped.name(), &[Offence::Stopped]),
+    Plan::one(Offence::Reconnects.name(), &[Offence::Reconnects]),
+    Plan::one(
         "all four at once",
         &[
             Offence::NeverReads,
@@ -46,8 +46,31 @@ const KINDS: [(&str, &[Offence]); 6] = [
             Offence::Reconnects,
         ],
     ),
-    (Offence::Computes.name(), &[Offence::Computes]),
+    Plan {
+        name: "one floods another server",
+        offences: &[Offence::Floods],
+        elsewhere: true,
+    },
 ];
+
+/// Who is there beside those that behave well.
+struct Plan {
+    name: &'static str,
+    offences: &'static [Offence],
+    /// With a server of their own: what they take from the others then is the machine, and nothing
+    /// that this server could share out.
+    elsewhere: bool,
+}
+
+impl Plan {
+    const fn one(name: &'static str, offences: &'static [Offence]) -> Self {
+        Self {
+            name,
+            offences,
+            elsewhere: false,
+        }
+    }
+}
 
 /// What bad clients do to the others.
 #[derive(Debug, Serialize)]
@@ -69,6 +92,8 @@ pub(super) struct Report {
 struct Kind {
     name: &'static str,
     offences: &'static [Offence],
+    /// Whether the bad clients have another server: for comparison.
+    elsewhere: bool,
     without: Figures,
     with: Figures,
     /// The part of the time in which the machine's CPUs were busy.
@@ -107,17 +132,25 @@ impl Scale {
             budget: self.budget(USUAL),
         };
         eprintln!("measuring: {connections} clients, {} …", shape_name(shape));
-        let side = Side::open(self.setup(Transport::Nearwire, shape, connections)?)?;
+        let setup = self.setup(Transport::Nearwire, shape, connections)?;
+        let other = setup.start_server()?;
+        let side = Side::open(setup)?;
         // What comes once: pages that are touched, threads that are started.
         side.run(&load)?;
         let mut runs: Vec<(Vec<Run>, Vec<Run>)> =
             KINDS.iter().map(|_| Default::default()).collect();
         for round in 0..self.rounds() {
             eprintln!("measuring: round {} of {} …", round + 1, self.rounds());
-            for ((_, offences), (without, with)) in KINDS.iter().zip(&mut runs) {
+            for (plan, (without, with)) in KINDS.iter().zip(&mut runs) {
                 without.push(side.run(&load)?);
-                let name = side.server().name();
-                let offenders = offences
+                let server = if plan.elsewhere {
+                    &other
+                } else {
+                    side.server()
+                };
+                let name = server.name();
+                let offenders = plan
+                    .offences
                     .iter()
                     .map(|offence| Offender::start(*offence, name))
                     .collect::<Result<Vec<_>>>()?;
@@ -149,10 +182,9 @@ impl Scale {
         };
         let memory = side.bytes_per_connection()?;
         side.finish()?;
-        for ((name, offences), (without, with)) in KINDS.iter().zip(&runs) {
-            report
-                .kinds
-                .push(Kind::of(name, offences, without, with, memory)?);
+        other.finish()?;
+        for (plan, (without, with)) in KINDS.iter().zip(&runs) {
+            report.kinds.push(Kind::of(plan, without, with, memory)?);
         }
         report.conclude();
         Ok(report)
@@ -160,13 +192,7 @@ impl Scale {
 }
 
 impl Kind {
-    fn of(
-        name: &'static str,
-        offences: &'static [Offence],
-        without: &[Run],
-        with: &[Run],
-        memory: u64,
-    ) -> Result<Self> {
+    fn of(plan: &Plan, without: &[Run], with: &[Run], memory: u64) -> Result<Self> {
         let p99 = |run: &Run| anyhow::Ok(run.counts.times.histogram()?.value_at_quantile(0.99));
         let ratios = without
             .iter()
@@ -175,8 +201,9 @@ impl Kind {
             .collect::<Result<Vec<f64>>>()?;
         let busy = |runs: &[Run]| median(runs.iter().map(|run| run.machine_busy));
         Ok(Self {
-            name,
-            offences,
+            name: plan.name,
+            offences: plan.offences,
+            elsewhere: plan.elsewhere,
             busy_without: busy(without),
             busy_with: busy(with),
             without: Figures::of(without, memory)?,
@@ -189,8 +216,7 @@ impl Kind {
 impl Report {
     fn conclude(&mut self) {
         for kind in &self.kinds {
-            // It calls nobody: what it costs is no server's doing.
-            if kind.offences == [Offence::Computes] {
+            if kind.elsewhere {
                 continue;
             }
             let ratio = kind.times_the_p99;
@@ -267,8 +293,8 @@ impl Report {
         writeln!(
             text,
             "Times of the well-behaved clients' calls, from when they were due; over all runs, the \
-             ratio pair by pair. A process that computes and calls nobody is no bad client: it shows \
-             what a busy CPU costs by itself."
+             ratio pair by pair. One that floods another server is no bad client of this one: it shows \
+             what is lost to the machine's CPUs being busy."
         )?;
         writeln!(text, "\n{}", verdict_lines(&self.verdicts).trim_end())?;
         print_text(&text)

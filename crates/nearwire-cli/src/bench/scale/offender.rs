@@ -1,6 +1,5 @@
 //! A client that behaves badly, in a process of its own.
 
-use std::hint::black_box;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -36,8 +35,6 @@ pub enum Offence {
     Stopped,
     /// Connects, makes a call and leaves, all the time.
     Reconnects,
-    /// Computes, and calls nobody: no offence, but what any process costs that keeps a CPU busy.
-    Computes,
 }
 
 impl Offence {
@@ -48,7 +45,6 @@ impl Offence {
             Self::Floods => "one floods",
             Self::Stopped => "one is stopped",
             Self::Reconnects => "one connects and leaves",
-            Self::Computes => "a process computes",
         }
     }
 }
@@ -126,13 +122,6 @@ pub fn be_offender(parent: Parent) -> Result<()> {
             loop {
                 let mut client = builder.connect_blocking(&server)?;
                 check(&client.call_bytes("echo", &request)?, &request)?;
-            }
-        }
-        Offence::Computes => {
-            at_it()?;
-            let mut number = 0u64;
-            loop {
-                number = black_box(number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
             }
         }
     }
