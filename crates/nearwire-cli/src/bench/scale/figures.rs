@@ -74,8 +74,9 @@ pub(super) struct Counts {
     pub(super) calls: Vec<u64>,
     /// All calls answered, warm-up and end included.
     pub(super) total: u64,
-    /// The measured time.
-    pub(super) seconds: f64,
+    /// Calls per second: what each counter saw in its own measured time, added up. (The mean of
+    /// the times would not do: a thread that got no core until the end had a short one.)
+    per_second: f64,
     /// How long calls took.
     pub(super) times: Times,
 }
@@ -95,13 +96,15 @@ pub(super) struct Counter {
     counting: Duration,
     ending: Duration,
     phase: Phase,
-    /// When counting began, and when it ended.
-    began: Duration,
+    /// When counting ended: when it was to, or later if nothing was counted by then. It began when
+    /// it was to, whether or not this thread had a core.
     ended: Duration,
     calls: Vec<u64>,
     total: u64,
     /// Whether any call was counted: no run ends before.
     counted: bool,
+    /// Whether the first was counted after the run was to end.
+    counted_late: bool,
     times: Histogram<u64>,
 }
 
@@ -113,11 +116,11 @@ impl Counter {
             counting: budget.warm_up,
             ending: budget.warm_up + budget.run,
             phase: Phase::WarmUp,
-            began: Duration::ZERO,
-            ended: Duration::ZERO,
+            ended: budget.warm_up + budget.run,
             calls: vec![0; connections],
             total: 0,
             counted: false,
+            counted_late: false,
             times: histogram()?,
         })
     }
@@ -127,10 +130,13 @@ impl Counter {
     pub(super) fn now(&mut self) -> Duration {
         let now = self.start.elapsed();
         if self.phase == Phase::WarmUp && now >= self.counting {
-            (self.phase, self.began) = (Phase::Counting, now);
+            self.phase = Phase::Counting;
         }
-        if self.phase == Phase::Counting && now >= self.ending && self.counted && now > self.began {
-            (self.phase, self.ended) = (Phase::Ending, now);
+        if self.phase == Phase::Counting && now >= self.ending && self.counted {
+            self.phase = Phase::Ending;
+            if self.counted_late {
+                self.ended = now;
+            }
         }
         now
     }
@@ -177,7 +183,10 @@ impl Counter {
     #[inline]
     fn count(&mut self, connection: usize, calls: u64) {
         self.calls[connection] += calls;
-        self.counted = true;
+        if !self.counted {
+            self.counted = true;
+            self.counted_late = self.start.elapsed() >= self.ending;
+        }
     }
 
     #[inline]
@@ -188,10 +197,11 @@ impl Counter {
     }
 
     pub(super) fn finish(self) -> Counts {
+        let seconds = (self.ended - self.counting).as_secs_f64();
         Counts {
+            per_second: self.calls.iter().sum::<u64>() as f64 / seconds,
             calls: self.calls,
             total: self.total,
-            seconds: (self.ended - self.began).as_secs_f64(),
             times: Times::of(&self.times),
         }
     }
@@ -203,25 +213,22 @@ impl Counts {
         let mut merged = Self {
             calls: Vec::new(),
             total: 0,
-            seconds: 0.0,
+            per_second: 0.0,
             times: Times::default(),
         };
         let mut times = Vec::new();
-        let mut parts = 0.0;
         for counts in all {
             merged.calls.extend(counts.calls);
             merged.total += counts.total;
-            merged.seconds += counts.seconds;
+            merged.per_second += counts.per_second;
             times.push(counts.times);
-            parts += 1.0;
         }
         merged.times = Times::merge(times);
-        merged.seconds /= parts;
         merged
     }
 
     pub(super) fn per_second(&self) -> f64 {
-        self.calls.iter().sum::<u64>() as f64 / self.seconds
+        self.per_second
     }
 
     fn slowest_over_fastest(&self) -> f64 {
@@ -359,7 +366,27 @@ mod tests {
         counter.answered(0, 1, Duration::ZERO, 16 * MILLISECOND);
         counter.now();
         assert!(counter.is_ending());
-        assert!(counter.finish().seconds > 0.0);
+        // One call in the time until it came, not in the time that was meant.
+        let rate = counter.finish().per_second;
+        assert!((10.0..67.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn a_thread_that_comes_late_makes_no_rate_of_its_own() {
+        let budget = Budget {
+            warm_up: Duration::ZERO,
+            run: 100 * MILLISECOND,
+        };
+        let start = Instant::now() - 99 * MILLISECOND;
+        let mut late = Counter::new(1, start, budget).unwrap();
+        late.now();
+        late.answered(0, 1, Duration::ZERO, 99 * MILLISECOND);
+        late.start -= 10 * MILLISECOND;
+        late.now();
+        assert!(late.is_ending());
+        // One in the whole time, not in the moment that it had.
+        let rate = late.finish().per_second;
+        assert!((1.0..=10.0).contains(&rate), "{rate}");
     }
 
     #[test]
@@ -367,7 +394,7 @@ mod tests {
         let counts = |calls: &[u64]| Counts {
             calls: calls.to_vec(),
             total: 0,
-            seconds: 2.0,
+            per_second: calls.iter().sum::<u64>() as f64 / 2.0,
             times: Times::default(),
         };
         let merged = Counts::merge([counts(&[10, 20]), counts(&[40])]);

@@ -158,7 +158,9 @@ fn answered<L: Lane>(
 /// Calls at fixed times, on one connection after the other; at most `window` in flight on each. A
 /// call that has to wait for its turn was due all the same.
 ///
-/// Never sleeps: a thread that sleeps until the next call is due wakes too late for it.
+/// Never sleeps: a thread that sleeps until the next call is due wakes too late for it. When there
+/// is nothing to do it lets others have its core, such as the server, if the system has put both
+/// on one.
 pub(super) fn on_schedule<L: Lane>(
     lanes: Vec<L>,
     window: u64,
@@ -176,7 +178,7 @@ pub(super) fn on_schedule<L: Lane>(
     let mut counter = Counter::new(count, start, budget)?;
     loop {
         // Before the round: a call that fell due during it was perhaps not seen.
-        let (ending, mut left) = (counter.is_ending(), false);
+        let (ending, mut left, mut idle) = (counter.is_ending(), false, true);
         for from in (0..count).step_by(VISITS_PER_CLOCK) {
             let now = counter.now();
             for number in from..count.min(from + VISITS_PER_CLOCK) {
@@ -196,6 +198,7 @@ pub(super) fn on_schedule<L: Lane>(
                     visited.submitted += 1;
                 }
                 if visited.submitted > before {
+                    idle = false;
                     visited.lane.flush()?;
                 }
                 if visited.in_flight() > 0 {
@@ -208,6 +211,7 @@ pub(super) fn on_schedule<L: Lane>(
                 }
             }
             if !answers.is_empty() {
+                idle = false;
                 let now = counter.now();
                 for (number, first, calls) in answers.drain(..) {
                     for call in first..first + calls {
@@ -219,6 +223,8 @@ pub(super) fn on_schedule<L: Lane>(
         if ending && !left {
             return Ok(counter.finish());
         }
-        std::hint::spin_loop();
+        if idle {
+            std::thread::yield_now();
+        }
     }
 }
