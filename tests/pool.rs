@@ -7,8 +7,6 @@ mod absence;
 #[cfg(feature = "bb8")]
 #[path = "pool/bb8.rs"]
 mod bb8;
-#[path = "pool/costs.rs"]
-mod costs;
 #[path = "pool/descriptors.rs"]
 mod descriptors;
 #[path = "pool/health.rs"]

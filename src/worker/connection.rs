@@ -1,6 +1,7 @@
 //! One connection of a server, served by the worker that owns it.
 
 use super::Bench;
+use super::allowance::Allowance;
 use crate::error::{CloseReason, Error, Small, Status, Violation};
 use crate::link::{Incoming, Link, Outbox, Outgoing, next_incoming, stage_plain, whole_max};
 use crate::proto::frame::{Header, Kind, Tag};
@@ -25,9 +26,6 @@ use {
     std::task::{Context, Poll, Waker},
 };
 
-/// Records that a connection may take of a sweep before the next connection's turn.
-const RECORDS_PER_TURN: usize = 256;
-
 /// Replies after which a turn publishes, if no other connection is swept: the client takes them
 /// while the worker goes on. With other connections the client has other replies to take, and each
 /// publication costs a line (docs: tuning).
@@ -35,6 +33,15 @@ const REPLIES_TOGETHER: usize = 16;
 
 /// A reply buffer larger than this is not kept for the next call.
 const KEPT_REPLY: usize = 256 << 10;
+
+/// What a turn found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Something,
+    /// So much that the turn was over before it.
+    More,
+}
 
 /// One connection. Owned by exactly one worker.
 #[derive(Debug)]
@@ -53,6 +60,8 @@ pub(super) struct Connection {
     /// Calls that went to the runtime, or wait to.
     #[cfg(feature = "tokio")]
     calls: Calls,
+    /// How much it may take of a sweep.
+    allowance: Allowance,
     /// When a sweep found something last.
     pub(super) last_busy: Instant,
     /// Whether it is swept.
@@ -79,6 +88,7 @@ impl Connection {
             outbox: Outbox::default(),
             #[cfg(feature = "tokio")]
             calls: Calls::new(max_in_flight, max_message),
+            allowance: Allowance::default(),
             last_busy: Instant::now(),
             is_active: false,
         }
@@ -133,20 +143,20 @@ impl Connection {
     }
 
     /// Takes what is there, up to a turn's worth, and answers what can be answered at once.
-    /// Returns whether there was anything.
     ///
     /// # Errors
     /// Why the connection is to be closed.
     #[inline(always)]
-    pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<bool> {
+    pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<Found> {
         let mut busy = false;
         if !self.outbox.is_empty() {
             let before = self.link.tx.position();
             self.outbox.flush(&mut self.link.tx)?;
             busy = self.link.tx.position() != before;
         }
+        let (allowed, began) = self.allowance.begin();
         let mut taken = 0;
-        while taken < RECORDS_PER_TURN && self.takes_requests() {
+        while taken < allowed && self.takes_requests() {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut bench.request)? {
                 Some(Incoming::Request {
                     method,
@@ -197,7 +207,11 @@ impl Connection {
                 return Err(Error::closed(CloseReason::Finished).into());
             }
         }
-        Ok(busy || taken > 0)
+        Ok(match self.allowance.end(taken, began) {
+            true => Found::More,
+            false if busy || taken > 0 => Found::Something,
+            false => Found::Nothing,
+        })
     }
 
     /// Announces that the worker will sleep until this connection has something, and says which

@@ -13,6 +13,7 @@
 //!      +--- quiet for a while -+
 //! ```
 
+mod allowance;
 #[cfg(feature = "tokio")]
 mod calls;
 mod connection;
@@ -31,7 +32,7 @@ use crate::server::methods::Methods;
 use crate::settings::Spin;
 use crate::sys::{Event, Multiplexer};
 use crate::waiter::{Fences, Spinner};
-use connection::Connection;
+use connection::{Connection, Found};
 use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -287,7 +288,8 @@ impl Worker {
         }
     }
 
-    /// Gives each active connection a turn. Returns how many had something.
+    /// Gives each active connection a turn. Returns how many had something; one that used up its
+    /// turn counts for as many as may pass between two looks at the clock.
     #[inline(always)]
     fn sweep(&mut self) -> usize {
         let mut busy = 0;
@@ -304,10 +306,13 @@ impl Worker {
             let key = self.active[place];
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
-                Ok(false) => {}
-                Ok(true) => {
+                Ok(Found::Nothing) => {}
+                Ok(found) => {
                     connection.last_busy = self.now;
-                    busy += 1;
+                    busy += match found {
+                        Found::More => TURNS_PER_CLOCK,
+                        _ => 1,
+                    };
                 }
                 // Takes it off the list, in which only later ones move up.
                 Err(error) => self.remove(key, *error),

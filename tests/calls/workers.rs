@@ -65,6 +65,41 @@ fn workers_are_pinned_where_they_say_they_are() {
     );
 }
 
+/// A client whose handlers are slow, and who always has more calls: others wait for a few of them,
+/// not for as many as a turn of quick ones has.
+#[test]
+fn a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them() {
+    const CALLS: usize = 800;
+    // Two turns of 256 until the worker knows.
+    const UNTIL: usize = 560;
+    let place = Place::new();
+    let _server = place.start_ready("server", &[("workers", "1")]);
+    let mut other = BlockingClient::connect(&place.socket(NAME)).unwrap();
+    other.call_bytes("echo", b"here").unwrap();
+    let mut client = BlockingClient::connect(&place.socket(NAME)).unwrap();
+    let slow = client.method("block_ms").unwrap();
+    let mut flood = client.pipeline();
+    for _ in 0..CALLS {
+        // One millisecond.
+        flood.submit(slow, &[1]).unwrap();
+    }
+    while flood.in_flight() > CALLS - UNTIL {
+        flood
+            .next(|_, reply| reply.map(drop))
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+    assert_eq!(other.call_bytes("echo", b"quick").unwrap(), b"quick");
+    let mut meanwhile = 0;
+    while let Some(reply) = flood.try_next(|_, reply| reply.map(drop)).unwrap() {
+        reply.unwrap();
+        meanwhile += 1;
+    }
+    // All of them, if the other waits until the flood is over.
+    assert!(meanwhile < 100, "{meanwhile} of {}", CALLS - UNTIL);
+}
+
 #[test]
 fn a_handler_that_blocks_shows() {
     let place = Place::new();

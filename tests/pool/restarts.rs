@@ -215,21 +215,9 @@ fn calls_succeed_soon_after_a_restart() {
     within_threads("recovery", async {
         for (what, kill) in [("kill -9", true), ("in order", false)] {
             let median = print_recoveries(what, &recoveries(kill).await);
-            // The bar is 100 ms; on a machine that is busy with other tests it is not measured.
+            // The bar is 100 ms, and `nearwire bench pool` measures it; on a machine that is busy with
+            // other tests it is not.
             assert!(median < Duration::from_secs(2), "{what}: {median:?}");
-        }
-    });
-}
-
-/// `cargo test --release --test pool -- --ignored --nocapture recovery_within_100_ms`, on a machine
-/// that does nothing else.
-#[test]
-#[ignore = "a measurement"]
-fn recovery_within_100_ms() {
-    within_threads("recovery", async {
-        for (what, kill) in [("kill -9", true), ("in order", false)] {
-            let median = print_recoveries(what, &recoveries(kill).await);
-            assert!(median < Duration::from_millis(100), "{what}: {median:?}");
         }
     });
 }

@@ -61,7 +61,7 @@ impl Command {
 /// A server and many connections, measured: what `nearwire bench scale` prints.
 pub mod scale {
     pub use crate::bench::scale::{Figures, Plan, Point, Report, Shape};
-    pub use crate::measure::RatioFigures;
+    pub use crate::measure::{RatioFigures, Verdict};
 }
 
 /// Whether this process was started by a measurement, which runs its own executable again; if so,
@@ -82,8 +82,12 @@ fn role(name: &str) -> Option<process::Role> {
         baseline::coalesced::COALESCED_ROLE => baseline::coalesced::serve_coalesced,
         bench::floor::FAR_SIDE_ROLE => bench::floor::be_far_side,
         demo::DEMO_CLIENT_ROLE => demo::be_client,
+        bench::pool::PLACE_ROLE => bench::pool::keep_place,
+        bench::pool::SERVER_ROLE => bench::pool::serve,
         bench::ring::MESSAGES_ROLE => bench::ring::serve_messages,
         bench::scale::SCALE_CLIENT_ROLE => bench::scale::be_scale_client,
+        bench::scale::CONNECTOR_ROLE => bench::scale::be_connector,
+        bench::scale::OFFENDER_ROLE => bench::scale::be_offender,
         serve::PRIVATE_SERVER_ROLE => serve::serve_privately,
         _ => return None,
     })

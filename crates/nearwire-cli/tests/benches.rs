@@ -208,11 +208,238 @@ fn a_schedule_is_kept_and_its_times_count_from_when_calls_were_due() {
     place.expect_nothing_left();
 }
 
+/// Goals and whether they were met, whatever the machine says to them.
+fn goals(report: &Value) -> Vec<&str> {
+    let verdicts = report["verdicts"].as_array().unwrap().iter();
+    verdicts
+        .map(|verdict| {
+            assert!(verdict["met"].is_boolean(), "{verdict}");
+            assert!(!verdict["found"].as_str().unwrap().is_empty(), "{verdict}");
+            verdict["goal"].as_str().unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn a_part_of_the_peak_is_found_in_the_same_run() {
+    let place = Place::new();
+    let arguments = ["--connections", "4", "--size", "64", "--rate", "50%"];
+    let start = [
+        "bench",
+        "scale",
+        "--json",
+        "--rounds",
+        "1",
+        "--seconds-per",
+        "0.1",
+    ];
+    let report = place.json(&[&start[..], &arguments].concat());
+    for point in report["points"].as_array().unwrap() {
+        assert_eq!(point["part_of_peak"], 0.5, "{point}");
+        for figures in figures(point) {
+            assert!(figures["peak_calls_per_second"]["median"].as_f64().unwrap() > 0.0);
+            assert!(
+                figures["answered_of_due"].as_f64().unwrap() > 0.0,
+                "{point}"
+            );
+        }
+    }
+    let goals = goals(&report);
+    assert_eq!(goals.len(), 3, "{goals:?}");
+    assert!(
+        goals[0].contains("p99 below 1 ms at 50 % of the peak"),
+        "{goals:?}"
+    );
+    for bad in ["0%", "101%", "much"] {
+        let arguments = ["bench", "scale", "--rate", bad];
+        place.run(&arguments).expect_code(2, &["of the peak"]);
+    }
+}
+
+#[test]
+fn a_process_for_each_connection_and_a_verdict_about_cliffs() {
+    let place = Place::new();
+    let arguments = [
+        "--connections",
+        "1,5",
+        "--size",
+        "64",
+        "--shape",
+        "processes",
+    ];
+    let report = report(&place, "scale", &arguments);
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 2);
+    for point in points {
+        figures(point);
+        assert_eq!(
+            (&point["shape"], &point["window"]),
+            (&"processes".into(), &1.into())
+        );
+    }
+    let goals = goals(&report);
+    assert_eq!(goals.len(), 1, "{goals:?}");
+    assert!(
+        goals[0].contains("no cliff from 1 to 5 connections"),
+        "{goals:?}"
+    );
+}
+
+#[test]
+fn idle_clients_come_and_go_and_are_counted() {
+    let place = Place::new();
+    let arguments = [
+        "--idle",
+        "50",
+        "--rest",
+        "0.1",
+        "--connections",
+        "3",
+        "--rounds",
+        "2",
+    ];
+    let start = ["bench", "scale", "--json", "--seconds-per", "0.01"];
+    let report = place.json(&[&start[..], &arguments].concat());
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 2);
+    for point in points {
+        for side in ["without", "with"] {
+            assert!(point[side]["calls_per_second"]["median"].as_f64().unwrap() > 0.0);
+        }
+        assert!(point["change_percent"]["median"].is_number(), "{point}");
+    }
+    // A socket, and a doorbell each way.
+    for side in ["server_descriptors", "client_descriptors"] {
+        let each = report[side].as_f64().unwrap();
+        assert!((2.0..=5.0).contains(&each), "{side}: {each}");
+    }
+    assert!(report["bytes_per_idle_connection"].as_u64().unwrap() > 1000);
+    assert!(report["server_percent_at_rest"].is_number());
+    assert_eq!(goals(&report).len(), 4);
+    place.expect_nothing_left();
+}
+
+#[test]
+fn idle_clients_that_cannot_be_had_are_refused_with_the_reason() {
+    let place = Place::new();
+    // The shell's limit is the process's, and that of the servers that it starts.
+    let mut command = std::process::Command::new("sh");
+    let nearwire = place.command(&[]);
+    command
+        .arg("-c")
+        .arg("ulimit -n 400; exec \"$0\" bench scale --idle 1000 --connections 2")
+        .arg(nearwire.get_program())
+        .envs(
+            nearwire
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    command::Running::start(command).wait().expect_error(&[
+        "cannot have 1000 idle clients",
+        "a limit of 400",
+        "ulimit",
+        "--idle",
+    ]);
+    place.expect_nothing_left();
+}
+
+#[test]
+fn bad_clients_of_each_kind_and_all_together() {
+    let place = Place::new();
+    let arguments = ["--bad-clients", "--connections", "6", "--rate", "2000"];
+    let start = [
+        "bench",
+        "scale",
+        "--json",
+        "--rounds",
+        "1",
+        "--seconds-per",
+        "0.1",
+    ];
+    let report = place.json(&[&start[..], &arguments].concat());
+    let kinds = report["kinds"].as_array().unwrap();
+    let offences: Vec<usize> = kinds
+        .iter()
+        .map(|kind| {
+            for side in ["without", "with"] {
+                for figure in ["p50_ns", "p99_ns", "p999_ns"] {
+                    assert!(kind[side][figure].as_f64().unwrap() > 0.0, "{kind}");
+                }
+            }
+            assert!(kind["times_the_p99"]["median"].as_f64().unwrap() > 0.0);
+            kind["offences"].as_array().unwrap().len()
+        })
+        .collect();
+    assert_eq!(offences, [1, 1, 1, 1, 4, 1]);
+    assert_eq!(goals(&report).len(), 5);
+    let arguments = ["bench", "scale", "--bad-clients", "--rate", "70%"];
+    place.run(&arguments).expect_error(&["calls per second"]);
+    let arguments = ["bench", "scale", "--bad-clients", "--shape", "tasks"];
+    place.run(&arguments).expect_error(&["no schedule"]);
+    place.expect_nothing_left();
+}
+
+#[test]
+fn connects_one_by_one_and_at_once() {
+    let place = Place::new();
+    let report = report(&place, "scale", &["--connects", "40", "--processes", "3"]);
+    for kind in ["one_after_the_other", "at_once"] {
+        let figures = &report[kind];
+        assert_eq!(
+            (&figures["tried"], &figures["succeeded"]),
+            (&40.into(), &40.into())
+        );
+        assert!(
+            figures["p50_ns"].as_u64() <= figures["p99_ns"].as_u64(),
+            "{figures}"
+        );
+    }
+    assert_eq!(goals(&report).len(), 2);
+    let arguments = ["bench", "scale", "--connects", "4", "--idle", "4"];
+    place.run(&arguments).expect_code(2, &["--idle"]);
+}
+
+#[test]
+fn a_pool_beside_a_client_and_across_restarts() {
+    let place = Place::new();
+    let report = report(&place, "pool", &["--restarts", "3"]);
+    let names = names(&report);
+    for name in [
+        "Client",
+        "Pool",
+        "echo: 1 connection",
+        "block: 4 connections",
+    ] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let restarts = report["restarts"].as_array().unwrap();
+    assert_eq!(restarts.len(), 2);
+    for restarts in restarts {
+        assert_eq!(restarts["count"], 3, "{restarts}");
+        assert!(restarts["milliseconds"]["median"].as_f64().unwrap() >= 0.0);
+    }
+    assert_eq!(goals(&report).len(), 2);
+}
+
 #[test]
 fn ctrl_c_leaves_nothing_behind() {
-    for benchmark in ["latency", "throughput", "ring", "scale", "floor"] {
+    for benchmark in [
+        &["latency"][..],
+        &["throughput"],
+        &["ring"],
+        &["scale"],
+        &["scale", "--idle", "100"],
+        &["scale", "--bad-clients", "--connections", "10"],
+        &["scale", "--connects", "1000", "--rounds", "1000"],
+        &["pool"],
+        &["floor"],
+    ] {
         let place = Place::new();
-        let mut bench = place.start(&["bench", benchmark, "--seconds-per", "100"]);
+        let long = match benchmark {
+            [_, "--connects", ..] => &[][..],
+            _ => &["--seconds-per", "100"],
+        };
+        let mut bench = place.start(&[&["bench"], benchmark, long].concat());
         bench.expect("measuring");
         bench.signal_group(Signal::INT);
         bench.wait().expect_signal(Signal::INT);

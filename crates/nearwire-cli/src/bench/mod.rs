@@ -3,6 +3,7 @@
 mod calls;
 pub mod floor;
 mod latency;
+pub mod pool;
 pub mod ring;
 pub mod scale;
 mod throughput;
@@ -17,6 +18,7 @@ pub enum Bench {
     Throughput(throughput::Throughput),
     Ring(ring::Ring),
     Scale(scale::Scale),
+    Pool(pool::Bench),
     /// What the hardware and the kernel give, whoever asks.
     Floor(floor::Floor),
 }
@@ -27,7 +29,7 @@ impl Bench {
         match self {
             Self::Latency(latency) => latency.server(),
             Self::Throughput(throughput) => throughput.server(),
-            Self::Ring(_) | Self::Scale(_) | Self::Floor(_) => None,
+            Self::Ring(_) | Self::Scale(_) | Self::Pool(_) | Self::Floor(_) => None,
         }
     }
 
@@ -41,6 +43,7 @@ impl Bench {
             Self::Throughput(throughput) => throughput.run(),
             Self::Ring(ring) => ring.run(),
             Self::Scale(scale) => scale.run(),
+            Self::Pool(pool) => pool.run(),
             Self::Floor(floor) => floor.run(),
         }
     }

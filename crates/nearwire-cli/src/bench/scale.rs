@@ -1,15 +1,23 @@
 //! `nearwire bench scale`: one server, hundreds of connections.
 
+mod bad_clients;
 mod client;
+mod connects;
 mod figures;
+mod idle;
 mod lanes;
+mod offender;
 mod report;
 mod requests;
+mod schedule;
+mod side;
 mod sweep;
 mod tasks;
 mod threads;
 mod usage;
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -17,17 +25,16 @@ use serde::{Deserialize, Serialize};
 
 use super::calls::Transport;
 use crate::arguments;
-use crate::baseline::crowd::CROWD_ROLE;
-use crate::measure::{Budget, Machine, Options, RatioFigures, Thoroughness};
-use crate::private::PrivateServer;
+use crate::measure::{Budget, Options, RatioFigures, Thoroughness};
 use crate::process::{end_with_children, raise_descriptor_limit};
-use crate::serve::{Settings, start_privately};
 
-use client::{ClientProcess, Opening, Task};
 pub use client::{SCALE_CLIENT_ROLE, be_scale_client};
+pub use connects::{CONNECTOR_ROLE, be_connector};
 pub use figures::Figures;
-use figures::{Counts, Run};
+use figures::Run;
+pub use offender::{OFFENDER_ROLE, be_offender};
 pub use report::{Point, Report};
+use side::{Load, Setup, Side};
 
 /// One run takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(400);
@@ -39,23 +46,43 @@ const MOST_CONNECTIONS: usize = 100_000;
 /// Tokio, in turn.
 ///
 /// The server is one process, its clients are others. Every reply is compared with its request.
+/// With --idle, --bad-clients or --connects, something else is measured, over Nearwire only.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("instead"))]
 pub struct Scale {
-    /// Connections; several numbers with commas in between.
-    #[arg(long, value_delimiter = ',', value_name = "COUNT", default_value = "32,128,512",
+    /// Measure what so many connected, idle clients cost: the throughput of active ones with and
+    /// without them, the server's CPU time when nobody calls, memory and descriptors.
+    #[arg(long, value_name = "COUNT", group = "instead",
+          value_parser = clap::value_parser!(u32).range(1..=MOST_CONNECTIONS as i64))]
+    idle: Option<u32>,
+    /// With --idle: for how many seconds the server is watched while nobody calls.
+    #[arg(long, value_name = "S", default_value_t = 10.0, requires = "idle")]
+    rest: f64,
+    /// Measure what one bad client does to the others' times: one that never reads, one that
+    /// floods, one that is stopped, one that connects and leaves all the time, and all at once.
+    #[arg(long, group = "instead")]
+    bad_clients: bool,
+    /// Measure connecting: one after the other, and so many at once.
+    #[arg(long, value_name = "COUNT", group = "instead",
+          value_parser = clap::value_parser!(u32).range(1..=MOST_CONNECTIONS as i64))]
+    connects: Option<u32>,
+    /// Connections; several numbers with commas in between [default: 32,128,512; with --idle 32;
+    /// with --bad-clients 511].
+    #[arg(long, value_delimiter = ',', value_name = "COUNT", conflicts_with = "connects",
           value_parser = clap::value_parser!(u32).range(1..=MOST_CONNECTIONS as i64))]
     connections: Vec<u32>,
-    /// Bytes of a request, and of its reply, at least 8; several with commas in between.
-    #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = numbered,
-          default_value = "64,1KiB")]
+    /// Bytes of a request, and of its reply, at least 8; several with commas in between [default:
+    /// 64,1KiB; 64 with --idle or --bad-clients].
+    #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = numbered)]
     size: Vec<usize>,
-    /// Calls in flight on each connection; several numbers with commas in between.
-    #[arg(long, value_delimiter = ',', value_name = "CALLS", default_value = "1,64",
+    /// Calls in flight on each connection; several numbers with commas in between [default: 1,64;
+    /// 1 with --bad-clients].
+    #[arg(long, value_delimiter = ',', value_name = "CALLS",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: Vec<u32>,
-    /// How a client process calls.
-    #[arg(long, value_enum, value_delimiter = ',',
-          default_values_t = [Shape::Sweep, Shape::Tasks, Shape::Threads])]
+    /// How a client process calls [default: sweep,tasks,threads; with --rate sweep,threads; with
+    /// --idle sweep; with --bad-clients threads].
+    #[arg(long, value_enum, value_delimiter = ',')]
     shape: Vec<Shape>,
     /// What to call over.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Transport::Nearwire, Transport::Unix])]
@@ -64,9 +91,10 @@ pub struct Scale {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     processes: Option<u16>,
     /// Calls per second, over all connections, at fixed times: a call that has to wait for its turn
-    /// was due all the same [default: as many as there can be].
-    #[arg(long, value_name = "CALLS", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    rate: Option<u64>,
+    /// was due all the same. Or a part of what each side makes at most, such as 70%, which is found
+    /// out right before each run [default: as many as there can be; with --bad-clients 10000].
+    #[arg(long, value_name = "CALLS|PERCENT%")]
+    rate: Option<Rate>,
     /// Worker threads of the Nearwire server [default: one per four CPUs].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -88,6 +116,43 @@ fn numbered(text: &str) -> Result<usize, String> {
     }
 }
 
+/// How many calls are due.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rate {
+    /// In a second.
+    PerSecond(u32),
+    /// As a part of the most that there can be.
+    OfPeak(f64),
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(percent) = text.strip_suffix('%') {
+            return match percent.trim().parse() {
+                Ok(percent) if (1.0..=100.0).contains(&percent) => {
+                    Ok(Self::OfPeak(percent / 100.0))
+                }
+                _ => Err("a part of the peak is 1% to 100%".into()),
+            };
+        }
+        match text.parse() {
+            Ok(calls @ 1..=100_000_000) => Ok(Self::PerSecond(calls)),
+            _ => Err("1 to 100000000 calls a second, or a part of the peak such as 70%".into()),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerSecond(calls) => write!(formatter, "{calls} calls/s"),
+            Self::OfPeak(part) => write!(formatter, "{} % of the peak", part * 100.0),
+        }
+    }
+}
+
 /// How a client process calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,6 +163,15 @@ pub enum Shape {
     Tasks,
     /// A thread for each connection, with one call at a time: blocking clients.
     Threads,
+    /// A process for each connection, with one call at a time: blocking clients.
+    Processes,
+}
+
+impl Shape {
+    /// Whether a connection has one call in flight at most.
+    fn is_single(self) -> bool {
+        matches!(self, Self::Threads | Self::Processes)
+    }
 }
 
 /// What is measured.
@@ -127,6 +201,10 @@ impl Plan {
     pub fn measure(&self) -> Result<Report> {
         let number = |number: &usize| Ok(u32::try_from(*number)?);
         let scale = Scale {
+            idle: None,
+            rest: 0.0,
+            bad_clients: false,
+            connects: None,
             connections: self.connections.iter().map(number).collect::<Result<_>>()?,
             size: self.sizes.clone(),
             window: self.windows.iter().map(number).collect::<Result<_>>()?,
@@ -161,220 +239,257 @@ impl Scale {
     /// # Errors
     /// If the processes cannot be started, or a reply is wrong.
     pub fn run(&self) -> Result<()> {
-        self.measure()?.print(self.options.json)
+        let json = self.options.json;
+        if let Some(count) = self.idle {
+            return self.measure_idle(count as usize)?.print(json);
+        }
+        if let Some(count) = self.connects {
+            return self.measure_connects(count as usize)?.print(json);
+        }
+        if self.bad_clients {
+            return self.measure_bad_clients()?.print(json);
+        }
+        self.measure()?.print(json)
     }
 
-    fn processes(&self) -> usize {
-        match self.processes {
-            Some(count) => count.into(),
-            None => (crate::process::allowed_cpus().len() / 2).max(1),
+    fn connections(&self, usual: &[usize]) -> Vec<usize> {
+        if self.connections.is_empty() {
+            return usual.to_vec();
+        }
+        let connections = self.connections.iter();
+        connections.map(|count| *count as usize).collect()
+    }
+
+    fn sizes(&self, usual: &[usize]) -> Vec<usize> {
+        if self.size.is_empty() {
+            return usual.to_vec();
+        }
+        self.size.clone()
+    }
+
+    fn windows(&self, usual: &[usize]) -> Vec<usize> {
+        if self.window.is_empty() {
+            return usual.to_vec();
+        }
+        self.window.iter().map(|calls| *calls as usize).collect()
+    }
+
+    fn shapes(&self, usual: &[Shape]) -> Vec<Shape> {
+        if self.shape.is_empty() {
+            return usual.to_vec();
+        }
+        self.shape.clone()
+    }
+
+    /// Processes that share so many connections.
+    fn processes(&self, shape: Shape, connections: usize) -> usize {
+        match (shape, self.processes) {
+            (Shape::Processes, _) => connections,
+            (_, Some(count)) => count.into(),
+            (_, None) => (crate::process::allowed_cpus().len() / 2).max(1),
         }
     }
 
-    fn measure(&self) -> Result<Report> {
-        if self.rate.is_some() && self.shape.contains(&Shape::Tasks) {
-            bail!("tasks have no schedule: use --rate with --shape sweep,threads");
-        }
+    fn setup(&self, transport: Transport, shape: Shape, connections: usize) -> Result<Setup> {
+        Ok(Setup {
+            transport,
+            shape,
+            connections,
+            processes: self.processes(shape, connections),
+            workers: self.workers,
+            spin: self.spin,
+            ring: self.ring,
+            cpus: self.options.cpus()?,
+        })
+    }
+
+    fn budget(&self, usual: Duration) -> Budget {
+        self.options.thoroughness.budget(usual)
+    }
+
+    fn rounds(&self) -> u32 {
+        self.options.thoroughness.rounds
+    }
+
+    /// Before the first process is started.
+    fn prepare(&self) -> Result<()> {
         end_with_children()?;
         // The children inherit it.
         raise_descriptor_limit();
-        let budget = self.options.thoroughness.budget(USUAL);
-        let (here, there) = self.options.cpus()?;
-        let mut report = Report::new(vec![
-            format!(
-                "{} alternating runs of {:.3} s each; every reply compared with its request.",
-                self.options.thoroughness.rounds,
-                budget.run.as_secs_f64()
-            ),
-            format!(
-                "Client processes that share the connections: {}{}.",
-                self.processes(),
-                match (here, there) {
-                    (Some(here), Some(there)) =>
-                        format!(", on CPU {here}; the servers are on CPU {there}"),
-                    _ => ", nothing is pinned".into(),
+        Ok(())
+    }
+
+    /// What is said of all runs.
+    fn describe(&self, budget: Budget) -> String {
+        format!(
+            "{} alternating runs of {:.3} s each; every reply compared with its request.",
+            self.rounds(),
+            budget.run.as_secs_f64()
+        )
+    }
+
+    fn measure(&self) -> Result<Report> {
+        let shapes = match self.rate {
+            None => self.shapes(&[Shape::Sweep, Shape::Tasks, Shape::Threads]),
+            Some(_) => self.shapes(&[Shape::Sweep, Shape::Threads]),
+        };
+        if self.rate.is_some() && shapes.contains(&Shape::Tasks) {
+            bail!("tasks have no schedule: use --rate with --shape sweep,threads,processes");
+        }
+        let windows = self.windows(&[1, 64]);
+        ensure!(
+            windows.contains(&1) || !shapes.iter().all(|shape| shape.is_single()),
+            "threads and processes have one call in flight: use --window 1, or another --shape"
+        );
+        self.prepare()?;
+        let budget = self.budget(USUAL);
+        let mut report = Report::new(vec![self.describe(budget)]);
+        report.heading.settings.push(format!(
+            "Client processes that share the connections: {}; as many as there are connections \
+             where each has a process of its own.",
+            self.processes(Shape::Sweep, MOST_CONNECTIONS)
+        ));
+        if let Some(rate) = self.rate {
+            report.heading.settings.push(format!(
+                "Calls are due at fixed times: {rate}, found out right before each run if it is a \
+                 part of the peak."
+            ));
+        }
+        for connections in self.connections(&[32, 128, 512]) {
+            for &shape in &shapes {
+                let mut windows = windows.clone();
+                if shape.is_single() {
+                    windows.retain(|&window| window == 1);
                 }
-            ),
-        ]);
-        for &connections in &self.connections {
-            for &shape in &self.shape {
-                let points = self.points(connections as usize, shape, budget, (here, there))?;
-                report.points.extend(points);
+                if windows.is_empty() {
+                    continue;
+                }
+                self.measure_points(connections, shape, &windows, budget, &mut report)?;
             }
         }
-        ensure!(
-            !report.points.is_empty(),
-            "threads have one call in flight: use --window 1, or another --shape"
-        );
+        report.conclude();
         Ok(report)
     }
 
     /// All sizes and windows with the same connections.
-    fn points(
+    fn measure_points(
         &self,
         connections: usize,
         shape: Shape,
+        windows: &[usize],
         budget: Budget,
-        (here, there): (Option<usize>, Option<usize>),
-    ) -> Result<Vec<Point>> {
-        let windows: Vec<u32> = match shape {
-            Shape::Threads => self.window.iter().copied().filter(|&w| w == 1).collect(),
-            _ => self.window.clone(),
-        };
-        if windows.is_empty() {
-            return Ok(Vec::new());
-        }
+        report: &mut Report,
+    ) -> Result<()> {
         let name = report::shape_name(shape);
         eprintln!("measuring: {connections} connections, {name} …");
         let sides = self
             .transport
             .iter()
-            .map(|&transport| self.side(transport, connections, shape, here, there))
+            .map(|&transport| Side::open(self.setup(transport, shape, connections)?))
             .collect::<Result<Vec<Side>>>()?;
-        let mut points = Vec::new();
-        for &size in &self.size {
-            for &window in &windows {
-                let task = Task {
+        if report.points.is_empty() {
+            let placement = sides.first().map_or_else(String::new, Side::placement);
+            let settings = &mut report.heading.settings;
+            settings.push(format!("Where: {placement}."));
+        }
+        for size in self.sizes(&[64, 1 << 10]) {
+            for &window in windows {
+                let load = Load {
                     size,
-                    window: window.into(),
-                    interval: self
-                        .rate
-                        .map(|rate| Duration::from_secs_f64(self.processes() as f64 / rate as f64)),
+                    window,
+                    rate: None,
                     budget,
                 };
-                let mut runs: Vec<Vec<Run>> = sides.iter().map(|_| Vec::new()).collect();
-                for _ in 0..self.options.thoroughness.rounds {
-                    for (side, runs) in sides.iter().zip(&mut runs) {
-                        runs.push(side.run(&task)?);
+                let mut series: Vec<Series> = sides.iter().map(|_| Series::default()).collect();
+                for _ in 0..self.rounds() {
+                    for (side, series) in sides.iter().zip(&mut series) {
+                        series.measure(side, &load, self.rate)?;
                     }
                 }
                 let mut point = Point {
                     connections,
                     shape,
                     bytes: size,
-                    window: window as usize,
-                    rate: self.rate,
+                    window,
+                    rate: match self.rate {
+                        Some(Rate::PerSecond(calls)) => Some(calls.into()),
+                        _ => None,
+                    },
+                    part_of_peak: match self.rate {
+                        Some(Rate::OfPeak(part)) => Some(part),
+                        _ => None,
+                    },
                     nearwire: None,
                     unix_socket: None,
-                    times_the_calls: times_the_calls(&runs),
+                    times_the_calls: times_the_calls(&series),
                 };
-                for (side, runs) in sides.iter().zip(&runs) {
-                    let figures = Figures::of(runs, side.bytes_per_connection()?)?;
-                    match side.transport {
+                for (side, series) in sides.iter().zip(&series) {
+                    let mut figures = Figures::of(&series.runs, side.bytes_per_connection()?)?;
+                    if !series.peaks.is_empty() {
+                        let peaks = series.peaks.iter().copied();
+                        figures.peak_calls_per_second = Some(RatioFigures::of(peaks));
+                    }
+                    match side.transport() {
                         Transport::Nearwire => point.nearwire = Some(figures),
                         Transport::Unix => point.unix_socket = Some(figures),
                     }
                 }
-                points.push(point);
+                report.points.push(point);
             }
         }
         for side in sides {
             side.finish()?;
         }
-        Ok(points)
-    }
-
-    fn side(
-        &self,
-        transport: Transport,
-        connections: usize,
-        shape: Shape,
-        here: Option<usize>,
-        there: Option<usize>,
-    ) -> Result<Side> {
-        let server = match transport {
-            Transport::Nearwire => start_privately(
-                &Settings {
-                    workers: self.workers,
-                    spin: self.spin,
-                    max_connections: MOST_CONNECTIONS as u32,
-                    ..Settings::default()
-                },
-                there,
-            )?,
-            Transport::Unix => PrivateServer::start(CROWD_ROLE, &(), there)?,
-        };
-        let count = self.processes().min(connections);
-        let clients = (0..count)
-            .map(|_| ClientProcess::start(here))
-            .collect::<Result<Vec<_>>>()?;
-        let mut side = Side {
-            transport,
-            server,
-            clients,
-            connections,
-            resident_before: 0,
-        };
-        side.resident_before = side.resident()?;
-        // Evenly, but for a remainder.
-        let mut first = 0;
-        for (number, client) in side.clients.iter().enumerate() {
-            let end = connections * (number + 1) / count;
-            client.connect(&Opening {
-                transport,
-                shape,
-                server: side.server.name().to_owned(),
-                connections: end - first,
-                first,
-                spin: self.spin,
-                ring: self.ring,
-            })?;
-            first = end;
-        }
-        Ok(side)
+        Ok(())
     }
 }
 
-/// A server and its clients.
-struct Side {
-    transport: Transport,
-    server: PrivateServer,
-    clients: Vec<ClientProcess>,
-    connections: usize,
-    /// What all of them had in memory before they were connected, in bytes.
-    resident_before: u64,
+/// The runs of one side.
+#[derive(Default)]
+struct Series {
+    runs: Vec<Run>,
+    /// The most calls per second that there could be, right before each run.
+    peaks: Vec<f64>,
 }
 
-impl Side {
-    fn run(&self, task: &Task) -> Result<Run> {
-        let server = self.server.process().id();
-        let before = usage::cpu_time(server)?;
-        for client in &self.clients {
-            client.begin(task)?;
-        }
-        let counts = self.clients.iter().map(ClientProcess::counts);
-        let counts = Counts::merge(counts.collect::<Result<Vec<_>>>()?);
-        Ok(Run {
-            counts,
-            server_cpu: usage::cpu_time(server)?.saturating_sub(before),
-        })
-    }
-
-    fn resident(&self) -> Result<u64> {
-        let clients = self.clients.iter().map(ClientProcess::id);
-        clients
-            .chain([self.server.process().id()])
-            .map(usage::resident)
-            .sum()
-    }
-
-    fn bytes_per_connection(&self) -> Result<u64> {
-        Ok(self.resident()?.saturating_sub(self.resident_before) / self.connections as u64)
-    }
-
-    fn finish(self) -> Result<()> {
-        for client in self.clients {
-            client.finish()?;
-        }
-        self.server.finish()
+impl Series {
+    fn measure(&mut self, side: &Side, load: &Load, rate: Option<Rate>) -> Result<()> {
+        let rate = match rate {
+            None => None,
+            Some(Rate::PerSecond(calls)) => Some(f64::from(calls)),
+            Some(Rate::OfPeak(part)) => {
+                let peak = side.run(load)?.counts.per_second();
+                self.peaks.push(peak);
+                Some(part * peak)
+            }
+        };
+        self.runs.push(side.run(&Load { rate, ..*load })?);
+        Ok(())
     }
 }
 
 /// Calls per second over Nearwire, as a multiple of those over the Unix socket, run by run.
-fn times_the_calls(runs: &[Vec<Run>]) -> Option<RatioFigures> {
-    let [nearwire, unix] = runs else { return None };
-    let pairs = nearwire.iter().zip(unix);
+fn times_the_calls(series: &[Series]) -> Option<RatioFigures> {
+    let [nearwire, unix] = series else {
+        return None;
+    };
+    let pairs = nearwire.runs.iter().zip(&unix.runs);
     Some(RatioFigures::of(pairs.map(|(nearwire, unix)| {
         nearwire.counts.per_second() / unix.counts.per_second()
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_numbers_or_parts_of_the_peak() {
+        assert_eq!("2000".parse(), Ok(Rate::PerSecond(2000)));
+        assert_eq!("70%".parse(), Ok(Rate::OfPeak(0.7)));
+        assert_eq!("12.5 %".parse(), Ok(Rate::OfPeak(0.125)));
+        for bad in ["0", "-1", "0%", "101%", "%", "many", "NaN%", ""] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad:?}");
+        }
+    }
 }

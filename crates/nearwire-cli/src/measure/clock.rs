@@ -1,7 +1,9 @@
-//! What reading the clock costs.
+//! The clock: what reading it costs, and times that several processes agree on.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::median;
 
@@ -15,4 +17,15 @@ pub fn clock_cost() -> f64 {
         }
         start.elapsed().as_nanos() as f64 / f64::from(READS)
     }))
+}
+
+/// The monotonic clock, which all processes share. Means nothing but in comparison.
+pub fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// The instant at which [`monotonic`] says `time`; now, if that is over.
+pub fn instant_of(time: Duration) -> Instant {
+    Instant::now() + time.saturating_sub(monotonic())
 }

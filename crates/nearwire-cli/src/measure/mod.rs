@@ -16,12 +16,13 @@ mod probe;
 mod report;
 mod rounds;
 mod throughput;
+mod verdict;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use clock::clock_cost;
+pub use clock::{clock_cost, instant_of, monotonic};
 pub use latency::{Latency, latency, latency_async};
 pub use machine::Machine;
 pub use options::{Options, Thoroughness};
@@ -30,6 +31,7 @@ pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
 pub use report::{Report, Section, human, plain_table, right_align};
 pub use rounds::{Contender, Ratio, RatioFigures, Series, alternate};
 pub use throughput::{Meter, Throughput, throughput};
+pub use verdict::{Verdict, verdict_lines};
 
 /// How long one run of one operation may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

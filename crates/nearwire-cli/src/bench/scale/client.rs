@@ -8,15 +8,16 @@ use nearwire::{BlockingClient, Client, ClientBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use super::figures::Counts;
+use super::figures::{Counts, Times};
 use super::lanes::{NearwireLane, UnixLane};
 use super::requests::Requests;
+use super::schedule::Pace;
 use super::threads::NearwireCaller;
 use super::{Shape, sweep, tasks, threads};
 use crate::baseline::blocking::UnixClient;
-use crate::bench::calls::Transport;
-use crate::measure::Budget;
-use crate::process::{Child, Parent};
+use crate::bench::calls::{Transport, check};
+use crate::measure::{Budget, instant_of};
+use crate::process::{Child, Parent, Placement};
 use crate::serve::spin;
 
 /// The role of a client process.
@@ -33,6 +34,8 @@ pub(super) struct Opening {
     pub(super) first: usize,
     pub(super) spin: Option<u64>,
     pub(super) ring: Option<usize>,
+    /// Make a call on each connection as soon as it is there.
+    pub(super) greet: bool,
 }
 
 /// What it is told to do.
@@ -40,15 +43,17 @@ pub(super) struct Opening {
 pub(super) struct Task {
     pub(super) size: usize,
     pub(super) window: u64,
-    /// Time between the calls of this process, if there is a schedule.
-    pub(super) interval: Option<Duration>,
+    /// When the calls of this process are due, if there is a schedule.
+    pub(super) pace: Option<Pace>,
+    /// When to begin, on the clock that all processes share.
+    pub(super) start: Duration,
     pub(super) budget: Budget,
 }
 
-/// How long its connections took.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// How long each of its connections took, one after the other: connecting and shaking hands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Opened {
-    pub(super) mean_connect: Duration,
+    pub(super) connects: Times,
 }
 
 /// A client process, as its parent sees it.
@@ -61,6 +66,11 @@ impl ClientProcess {
 
     pub(super) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Where it runs.
+    pub(super) fn placement(&self) -> &Placement {
+        self.0.placement()
     }
 
     pub(super) fn connect(&self, opening: &Opening) -> Result<Opened> {
@@ -92,10 +102,12 @@ impl ClientProcess {
 /// If the server is gone, or a reply differs from its request.
 pub fn be_scale_client(parent: Parent) -> Result<()> {
     let opening: Opening = parent.channel().receive()?;
-    let start = Instant::now();
-    let mut connections = Connections::open(&opening)?;
-    let mean_connect = start.elapsed() / opening.connections as u32;
-    parent.channel().send(&Opened { mean_connect })?;
+    let mut connects = Times::default();
+    let mut connections = Connections::open(&opening, &mut connects)?;
+    if opening.greet {
+        connections.greet()?;
+    }
+    parent.channel().send(&Opened { connects })?;
     while let Some((task, _)) = parent.channel().next::<Task>()? {
         let counts = connections.run(&opening, &task)?;
         parent.channel().send(&counts)?;
@@ -111,37 +123,60 @@ enum Connections {
 }
 
 impl Connections {
-    fn open(opening: &Opening) -> Result<Self> {
+    fn open(opening: &Opening, connects: &mut Times) -> Result<Self> {
         let numbers = 0..opening.connections;
         Ok(match (opening.transport, opening.shape) {
             (Transport::Unix, _) => Self::Unix(
                 numbers
-                    .map(|_| UnixStream::connect(&opening.server))
+                    .map(|_| connects.time(|| UnixStream::connect(&opening.server)))
                     .collect::<Result<_, _>>()
                     .context("cannot connect to the server on a Unix socket")?,
             ),
             (Transport::Nearwire, Shape::Tasks) => {
                 let runtime = runtime()?;
-                let connect = async {
-                    let mut clients = Vec::new();
-                    for _ in numbers {
-                        clients.push(builder(opening).connect(&opening.server).await?);
-                    }
-                    anyhow::Ok(clients)
-                };
-                let clients = runtime.block_on(connect)?;
+                let clients = numbers
+                    .map(|_| {
+                        let connect = async { builder(opening).connect(&opening.server).await };
+                        connects.time(|| runtime.block_on(connect))
+                    })
+                    .collect::<Result<_, _>>()?;
                 Self::Async(runtime, clients)
             }
             (Transport::Nearwire, _) => Self::Blocking(
                 numbers
-                    .map(|_| builder(opening).connect_blocking(&opening.server))
+                    .map(|_| connects.time(|| builder(opening).connect_blocking(&opening.server)))
                     .collect::<Result<_, _>>()?,
             ),
         })
     }
 
+    /// A call on each connection, so that it is one that was used.
+    fn greet(&mut self) -> Result<()> {
+        let request = [7; 64];
+        match self {
+            Self::Blocking(clients) => {
+                for client in clients {
+                    check(&client.call_bytes("echo", &request)?, &request)?;
+                }
+            }
+            Self::Async(runtime, clients) => {
+                for client in clients {
+                    let reply = runtime.block_on(client.call_bytes("echo", &request));
+                    check(&reply?, &request)?;
+                }
+            }
+            Self::Unix(sockets) => {
+                for socket in clones(sockets)? {
+                    UnixClient::new(socket).round_trip(&request)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn run(&mut self, opening: &Opening, task: &Task) -> Result<Counts> {
         let requests = Requests::new(task.size, opening.first);
+        let start = instant_of(task.start);
         let Task { window, budget, .. } = *task;
         match (self, opening.shape) {
             (Self::Blocking(clients), Shape::Sweep) => {
@@ -153,28 +188,26 @@ impl Connections {
                         Ok(NearwireLane { pipeline, echo })
                     })
                     .collect::<Result<Vec<_>>>()?;
-                sweep_over(lanes, task, requests)
+                sweep_over(lanes, task, requests, start)
             }
             (Self::Unix(sockets), Shape::Sweep) => {
                 let lanes = clones(sockets)?.into_iter().map(UnixLane::new);
-                sweep_over(lanes.collect::<Result<Vec<_>>>()?, task, requests)
+                sweep_over(lanes.collect::<Result<Vec<_>>>()?, task, requests, start)
             }
-            (Self::Blocking(clients), Shape::Threads) => {
+            (Self::Blocking(clients), Shape::Threads | Shape::Processes) => {
                 let mut callers = clients
                     .iter_mut()
                     .map(NearwireCaller::new)
                     .collect::<Result<Vec<_>>>()?;
-                let interval = per_connection(task, callers.len());
-                threads::call_all(&mut callers, interval, &requests, budget)
+                threads::call_all(&mut callers, task.pace, &requests, start, budget)
             }
-            (Self::Unix(sockets), Shape::Threads) => {
+            (Self::Unix(sockets), Shape::Threads | Shape::Processes) => {
                 let callers = clones(sockets)?.into_iter().map(UnixClient::new);
                 let mut callers: Vec<_> = callers.collect();
-                let interval = per_connection(task, callers.len());
-                threads::call_all(&mut callers, interval, &requests, budget)
+                threads::call_all(&mut callers, task.pace, &requests, start, budget)
             }
             (Self::Async(runtime, clients), _) => {
-                runtime.block_on(tasks::nearwire(clients, window, &requests, budget))
+                runtime.block_on(tasks::nearwire(clients, window, &requests, start, budget))
             }
             (Self::Unix(sockets), Shape::Tasks) => runtime()?.block_on(async {
                 let sockets = clones(sockets)?.into_iter().map(|socket| {
@@ -182,7 +215,7 @@ impl Connections {
                     Ok(tokio::net::UnixStream::from_std(socket)?)
                 });
                 let sockets = sockets.collect::<Result<_>>()?;
-                tasks::unix(sockets, window, task.size, budget).await
+                tasks::unix(sockets, window, task.size, start, budget).await
             }),
             (Self::Blocking(_), Shape::Tasks) => bail!("tasks need async clients"),
         }
@@ -193,16 +226,13 @@ fn sweep_over<L: super::lanes::Lane>(
     lanes: Vec<L>,
     task: &Task,
     requests: Requests,
+    start: Instant,
 ) -> Result<Counts> {
-    match task.interval {
-        None => sweep::as_fast_as_possible(lanes, task.window, requests, task.budget),
-        Some(interval) => sweep::on_schedule(lanes, task.window, interval, requests, task.budget),
+    let Task { window, budget, .. } = *task;
+    match task.pace {
+        None => sweep::as_fast_as_possible(lanes, window, requests, start, budget),
+        Some(pace) => sweep::on_schedule(lanes, window, pace, requests, start, budget),
     }
-}
-
-/// Time between the calls of each connection, if there is a schedule.
-fn per_connection(task: &Task, connections: usize) -> Option<Duration> {
-    task.interval.map(|interval| interval * connections as u32)
 }
 
 fn clones(sockets: &[UnixStream]) -> Result<Vec<UnixStream>> {

@@ -1,5 +1,6 @@
 //! What clients count, and what is made of it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -16,6 +17,56 @@ pub(super) fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_max(LONGEST_NS, 2)?)
 }
 
+/// How often something took how many nanoseconds, to within one per cent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Times(Vec<(u64, u64)>);
+
+impl Times {
+    fn of(times: &Histogram<u64>) -> Self {
+        let recorded = times.iter_recorded();
+        Self(
+            recorded
+                .map(|value| (value.value_iterated_to(), value.count_at_value()))
+                .collect(),
+        )
+    }
+
+    /// Takes the time of one.
+    pub(super) fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.push(start.elapsed());
+        result
+    }
+
+    /// Adds the time of one.
+    pub(super) fn push(&mut self, time: Duration) {
+        self.0.push(((time.as_nanos() as u64).min(LONGEST_NS), 1));
+    }
+
+    /// All together.
+    pub(super) fn merge(all: impl IntoIterator<Item = Self>) -> Self {
+        // Hundreds of threads that saw the same times.
+        let mut merged = BTreeMap::new();
+        for (time, count) in all.into_iter().flat_map(|times| times.0) {
+            *merged.entry(time).or_default() += count;
+        }
+        Self(merged.into_iter().collect())
+    }
+
+    /// For quantiles.
+    ///
+    /// # Errors
+    /// Never, in practice: every time is within bounds.
+    pub(super) fn histogram(&self) -> Result<Histogram<u64>> {
+        let mut times = histogram()?;
+        for (value, count) in &self.0 {
+            times.record_n((*value).min(LONGEST_NS), *count)?;
+        }
+        Ok(times)
+    }
+}
+
 /// What one client process saw during a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Counts {
@@ -23,10 +74,11 @@ pub(super) struct Counts {
     pub(super) calls: Vec<u64>,
     /// All calls answered, warm-up and end included.
     pub(super) total: u64,
-    /// The measured time.
-    pub(super) seconds: f64,
-    /// How often a call took how many nanoseconds.
-    times: Vec<(u64, u64)>,
+    /// Calls per second: what each counter saw in its own measured time, added up. (The mean of
+    /// the times would not do: a thread that got no core until the end had a short one.)
+    per_second: f64,
+    /// How long calls took.
+    pub(super) times: Times,
 }
 
 /// Where a run is.
@@ -44,13 +96,15 @@ pub(super) struct Counter {
     counting: Duration,
     ending: Duration,
     phase: Phase,
-    /// When counting began, and when it ended.
-    began: Duration,
+    /// When counting ended: when it was to, or later if nothing was counted by then. It began when
+    /// it was to, whether or not this thread had a core.
     ended: Duration,
     calls: Vec<u64>,
     total: u64,
     /// Whether any call was counted: no run ends before.
     counted: bool,
+    /// Whether the first was counted after the run was to end.
+    counted_late: bool,
     times: Histogram<u64>,
 }
 
@@ -62,11 +116,11 @@ impl Counter {
             counting: budget.warm_up,
             ending: budget.warm_up + budget.run,
             phase: Phase::WarmUp,
-            began: Duration::ZERO,
-            ended: Duration::ZERO,
+            ended: budget.warm_up + budget.run,
             calls: vec![0; connections],
             total: 0,
             counted: false,
+            counted_late: false,
             times: histogram()?,
         })
     }
@@ -76,12 +130,20 @@ impl Counter {
     pub(super) fn now(&mut self) -> Duration {
         let now = self.start.elapsed();
         if self.phase == Phase::WarmUp && now >= self.counting {
-            (self.phase, self.began) = (Phase::Counting, now);
+            self.phase = Phase::Counting;
         }
-        if self.phase == Phase::Counting && now >= self.ending && self.counted && now > self.began {
-            (self.phase, self.ended) = (Phase::Ending, now);
+        if self.phase == Phase::Counting && now >= self.ending && self.counted {
+            self.phase = Phase::Ending;
+            if self.counted_late {
+                self.ended = now;
+            }
         }
         now
+    }
+
+    /// Whether a call that is due then is one of the run, however late it is made.
+    pub(super) fn belongs(&self, due: Duration) -> bool {
+        due < self.ending || !self.is_ending()
     }
 
     pub(super) fn is_ending(&self) -> bool {
@@ -121,7 +183,10 @@ impl Counter {
     #[inline]
     fn count(&mut self, connection: usize, calls: u64) {
         self.calls[connection] += calls;
-        self.counted = true;
+        if !self.counted {
+            self.counted = true;
+            self.counted_late = self.start.elapsed() >= self.ending;
+        }
     }
 
     #[inline]
@@ -132,15 +197,12 @@ impl Counter {
     }
 
     pub(super) fn finish(self) -> Counts {
+        let seconds = (self.ended - self.counting).as_secs_f64();
         Counts {
+            per_second: self.calls.iter().sum::<u64>() as f64 / seconds,
             calls: self.calls,
             total: self.total,
-            seconds: (self.ended - self.began).as_secs_f64(),
-            times: self
-                .times
-                .iter_recorded()
-                .map(|value| (value.value_iterated_to(), value.count_at_value()))
-                .collect(),
+            times: Times::of(&self.times),
         }
     }
 }
@@ -151,23 +213,22 @@ impl Counts {
         let mut merged = Self {
             calls: Vec::new(),
             total: 0,
-            seconds: 0.0,
-            times: Vec::new(),
+            per_second: 0.0,
+            times: Times::default(),
         };
-        let mut parts = 0.0;
+        let mut times = Vec::new();
         for counts in all {
             merged.calls.extend(counts.calls);
             merged.total += counts.total;
-            merged.seconds += counts.seconds;
-            merged.times.extend(counts.times);
-            parts += 1.0;
+            merged.per_second += counts.per_second;
+            times.push(counts.times);
         }
-        merged.seconds /= parts;
+        merged.times = Times::merge(times);
         merged
     }
 
     pub(super) fn per_second(&self) -> f64 {
-        self.calls.iter().sum::<u64>() as f64 / self.seconds
+        self.per_second
     }
 
     fn slowest_over_fastest(&self) -> f64 {
@@ -183,6 +244,10 @@ pub(super) struct Run {
     pub(super) counts: Counts,
     /// What the server took of its processors meanwhile.
     pub(super) server_cpu: Duration,
+    /// The part of the time in which the machine's CPUs were busy, whoever it was.
+    pub(super) machine_busy: f64,
+    /// Calls that were due in a second, if there was a schedule.
+    pub(super) due_per_second: Option<f64>,
 }
 
 /// The figures of several runs.
@@ -190,6 +255,11 @@ pub(super) struct Run {
 pub struct Figures {
     /// Calls answered in a second, over all connections.
     pub calls_per_second: RatioFigures,
+    /// The most calls in a second that there could be, if the schedule is a part of them.
+    pub peak_calls_per_second: Option<RatioFigures>,
+    /// Calls that were answered, as a part of those that were due, if there was a schedule: below
+    /// 1 in the long run, somebody could not keep up.
+    pub answered_of_due: Option<f64>,
     /// Time of a call, from when it was due: the median, over all runs.
     pub p50_ns: u64,
     /// 99 in 100 took at most this.
@@ -198,6 +268,9 @@ pub struct Figures {
     pub p999_ns: u64,
     /// The slowest.
     pub max_ns: u64,
+    /// The same as `p99_ns` of each run for itself: one run that was disturbed does not move the
+    /// median.
+    pub p99_ns_by_run: RatioFigures,
     /// Seconds of CPU time that the server takes for a million calls.
     pub server_cpu_per_million: f64,
     /// Calls of the connection that made fewest, over those of the one that made most.
@@ -209,17 +282,29 @@ pub struct Figures {
 
 impl Figures {
     pub(super) fn of(runs: &[Run], bytes_per_connection: u64) -> Result<Self> {
-        let mut times = histogram()?;
-        for (value, count) in runs.iter().flat_map(|run| &run.counts.times) {
-            times.record_n((*value).min(LONGEST_NS), *count)?;
-        }
+        let times = Times::merge(runs.iter().map(|run| run.counts.times.clone())).histogram()?;
+        let by_run = |quantile: f64| {
+            let by_run = runs.iter().map(|run| {
+                let times = run.counts.times.histogram()?;
+                Ok(times.value_at_quantile(quantile) as f64)
+            });
+            by_run.collect::<Result<Vec<f64>>>()
+        };
         let middle = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
         Ok(Self {
             calls_per_second: RatioFigures::of(runs.iter().map(|run| run.counts.per_second())),
+            peak_calls_per_second: None,
+            answered_of_due: runs
+                .iter()
+                .all(|run| run.due_per_second.is_some())
+                .then(|| {
+                    middle(&|run| run.counts.per_second() / run.due_per_second.unwrap_or(f64::NAN))
+                }),
             p50_ns: times.value_at_quantile(0.5),
             p99_ns: times.value_at_quantile(0.99),
             p999_ns: times.value_at_quantile(0.999),
             max_ns: times.max(),
+            p99_ns_by_run: RatioFigures::of(by_run(0.99)?.into_iter()),
             server_cpu_per_million: middle(&|run| {
                 run.server_cpu.as_secs_f64() * 1e6 / run.counts.total as f64
             }),
@@ -253,7 +338,7 @@ mod tests {
         counter.answered(0, 1, Duration::ZERO, MILLISECOND);
         let counts = counter.finish();
         assert_eq!((&counts.calls[..], counts.total), (&[0, 3][..], 5));
-        let [(time, 3)] = counts.times[..] else {
+        let [(time, 3)] = counts.times.0[..] else {
             panic!("{:?}", counts.times)
         };
         assert!((2_970_000..3_030_000).contains(&time), "{time}");
@@ -281,7 +366,27 @@ mod tests {
         counter.answered(0, 1, Duration::ZERO, 16 * MILLISECOND);
         counter.now();
         assert!(counter.is_ending());
-        assert!(counter.finish().seconds > 0.0);
+        // One call in the time until it came, not in the time that was meant.
+        let rate = counter.finish().per_second;
+        assert!((10.0..67.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn a_thread_that_comes_late_makes_no_rate_of_its_own() {
+        let budget = Budget {
+            warm_up: Duration::ZERO,
+            run: 100 * MILLISECOND,
+        };
+        let start = Instant::now() - 99 * MILLISECOND;
+        let mut late = Counter::new(1, start, budget).unwrap();
+        late.now();
+        late.answered(0, 1, Duration::ZERO, 99 * MILLISECOND);
+        late.start -= 10 * MILLISECOND;
+        late.now();
+        assert!(late.is_ending());
+        // One in the whole time, not in the moment that it had.
+        let rate = late.finish().per_second;
+        assert!((1.0..=10.0).contains(&rate), "{rate}");
     }
 
     #[test]
@@ -289,8 +394,8 @@ mod tests {
         let counts = |calls: &[u64]| Counts {
             calls: calls.to_vec(),
             total: 0,
-            seconds: 2.0,
-            times: Vec::new(),
+            per_second: calls.iter().sum::<u64>() as f64 / 2.0,
+            times: Times::default(),
         };
         let merged = Counts::merge([counts(&[10, 20]), counts(&[40])]);
         assert_eq!(merged.slowest_over_fastest(), 0.25);

@@ -6,20 +6,59 @@ use anyhow::Result;
 use comfy_table::Table;
 use serde::Serialize;
 
-use super::{Figures, Machine, Shape};
+use super::{Figures, Shape};
 use crate::arguments::human_size;
-use crate::measure::{RatioFigures, Unit, clock_cost, human, plain_table, right_align};
+use crate::measure::{
+    Machine, RatioFigures, Unit, Verdict, clock_cost, human, plain_table, right_align,
+    verdict_lines,
+};
 use crate::output::{print_json, print_text};
+
+/// With more connections, or fewer, throughput must stay above this part of its best.
+const CLIFF: f64 = 0.5;
+
+/// The most that one call in a hundred may take at a part of the peak rate, in nanoseconds.
+const MOST_P99_NS: f64 = 1e6;
+
+/// What stands at the top of a report.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Heading {
+    title: &'static str,
+    machine: Machine,
+    clock_ns: f64,
+    pub(super) settings: Vec<String>,
+}
+
+impl Heading {
+    pub(super) fn new(title: &'static str, settings: Vec<String>) -> Self {
+        Self {
+            title,
+            machine: Machine::here(),
+            clock_ns: clock_cost(),
+            settings,
+        }
+    }
+
+    /// As text, with a line break at the end.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.title, self.machine);
+        for setting in &self.settings {
+            text += setting;
+            text.push('\n');
+        }
+        text
+    }
+}
 
 /// Everything that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    title: &'static str,
-    machine: Machine,
-    clock_ns: f64,
-    settings: Vec<String>,
+    #[serde(flatten)]
+    pub(super) heading: Heading,
     /// The figures.
     pub points: Vec<Point>,
+    /// What they say about goals that depend on no machine.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Runs of one kind.
@@ -33,8 +72,10 @@ pub struct Point {
     pub bytes: usize,
     /// Calls in flight on each connection, at most.
     pub window: usize,
-    /// Calls per second that were due, if there was a schedule.
+    /// Calls per second that were due, if there was such a schedule.
     pub rate: Option<u64>,
+    /// The part of each side's peak that was due, if there was such a schedule.
+    pub part_of_peak: Option<f64>,
     /// Over Nearwire.
     pub nearwire: Option<Figures>,
     /// Over Unix sockets.
@@ -43,24 +84,55 @@ pub struct Point {
     pub times_the_calls: Option<RatioFigures>,
 }
 
+impl Point {
+    fn sides(&self) -> impl Iterator<Item = (&'static str, &Figures)> {
+        let sides = [
+            ("Nearwire", &self.nearwire),
+            ("Unix socket", &self.unix_socket),
+        ];
+        sides
+            .into_iter()
+            .filter_map(|(over, figures)| Some((over, figures.as_ref()?)))
+    }
+
+    fn has_schedule(&self) -> bool {
+        self.rate.is_some() || self.part_of_peak.is_some()
+    }
+
+    /// The kind of its calls, whatever the number of connections.
+    fn kind(&self) -> String {
+        format!(
+            "{}, {}, window {}",
+            shape_name(self.shape),
+            human_size(self.bytes),
+            self.window
+        )
+    }
+}
+
 /// What a shape is called.
 pub(super) fn shape_name(shape: Shape) -> &'static str {
     match shape {
         Shape::Sweep => "swept by a thread",
         Shape::Tasks => "async tasks",
         Shape::Threads => "a thread for each",
+        Shape::Processes => "a process for each",
     }
 }
 
 impl Report {
     pub(super) fn new(settings: Vec<String>) -> Self {
         Self {
-            title: "A server and many connections",
-            machine: Machine::here(),
-            clock_ns: clock_cost(),
-            settings,
+            heading: Heading::new("A server and many connections", settings),
             points: Vec::new(),
+            verdicts: Vec::new(),
         }
+    }
+
+    /// Judges what was measured over Nearwire.
+    pub(super) fn conclude(&mut self) {
+        self.verdicts = cliffs(&self.points);
+        self.verdicts.extend(self.points.iter().filter_map(tail));
     }
 
     /// Prints to standard output, as JSON or as tables.
@@ -71,10 +143,7 @@ impl Report {
         if json {
             return print_json(self);
         }
-        let mut text = format!("{}\n{}\n", self.title, self.machine);
-        for setting in &self.settings {
-            writeln!(text, "{setting}")?;
-        }
+        let mut text = self.heading.text();
         writeln!(text, "\n{}", self.table())?;
         writeln!(
             text,
@@ -82,33 +151,26 @@ impl Report {
              calls. Fair: calls of the slowest connection over those of the fastest. Memory: resident, \
              of server and clients together, for each connection, without the kernel's buffers."
         )?;
+        if self.points.iter().any(Point::has_schedule) {
+            text += "Answered: of the calls that were due, how many were answered in the time.\n";
+        }
+        if !self.verdicts.is_empty() {
+            writeln!(text, "\n{}", verdict_lines(&self.verdicts).trim_end())?;
+        }
         print_text(&text)
     }
 
     fn table(&self) -> Table {
-        let mut table = plain_table(&[
-            "connections",
-            "size",
-            "window",
-            "over",
-            "calls",
-            "p50",
-            "p99",
-            "p99.9",
-            "CPU",
-            "fair",
-            "memory",
-            "ratio",
-        ]);
+        let scheduled = self.points.iter().any(Point::has_schedule);
+        let mut header = vec!["connections", "size", "window", "over", "calls"];
+        if scheduled {
+            header.extend(["peak", "answered"]);
+        }
+        header.extend(["p50", "p99", "p99.9", "CPU", "fair", "memory", "ratio"]);
+        let mut table = plain_table(&header);
         for point in &self.points {
-            let sides = [
-                ("Nearwire", &point.nearwire),
-                ("Unix socket", &point.unix_socket),
-            ];
-            for (over, figures) in sides {
-                if let Some(figures) = figures {
-                    table.add_row(row(point, over, figures));
-                }
+            for (over, figures) in point.sides() {
+                table.add_row(row(point, over, figures, scheduled));
             }
         }
         right_align(&mut table);
@@ -116,14 +178,22 @@ impl Report {
     }
 }
 
-fn row(point: &Point, over: &str, figures: &Figures) -> Vec<String> {
+fn row(point: &Point, over: &str, figures: &Figures, scheduled: bool) -> Vec<String> {
     let time = |nanoseconds: u64| human(nanoseconds as f64, Unit::Nanoseconds);
-    vec![
+    let mut row = vec![
         format!("{}, {}", point.connections, shape_name(point.shape)),
         human_size(point.bytes),
         point.window.to_string(),
         over.to_owned(),
         human(figures.calls_per_second.median, Unit::PerSecond),
+    ];
+    if scheduled {
+        let peak = figures.peak_calls_per_second;
+        row.push(peak.map_or_else(String::new, |peak| human(peak.median, Unit::PerSecond)));
+        let answered = figures.answered_of_due;
+        row.push(answered.map_or_else(String::new, |part| format!("{:.0} %", part * 100.0)));
+    }
+    row.extend([
         time(figures.p50_ns),
         time(figures.p99_ns),
         time(figures.p999_ns),
@@ -134,5 +204,87 @@ fn row(point: &Point, over: &str, figures: &Figures) -> Vec<String> {
             Some(ratio) if over == "Nearwire" => format!("{:.1}x", ratio.median),
             _ => String::new(),
         },
-    ]
+    ]);
+    row
+}
+
+/// Whether throughput falls off a cliff between the fewest and the most connections, for each kind
+/// of call that was made over different numbers of them.
+fn cliffs(points: &[Point]) -> Vec<Verdict> {
+    let mut kinds: Vec<(String, Vec<(usize, f64)>)> = Vec::new();
+    for point in points.iter().filter(|point| !point.has_schedule()) {
+        let Some(figures) = &point.nearwire else {
+            continue;
+        };
+        let measured = (point.connections, figures.calls_per_second.median);
+        let kind = point.kind();
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, all)) => all.push(measured),
+            None => kinds.push((kind, vec![measured])),
+        }
+    }
+    let several = kinds.into_iter().filter(|(_, all)| all.len() > 1);
+    several
+        .filter_map(|(kind, all)| cliff(&kind, &all))
+        .collect()
+}
+
+fn cliff(kind: &str, all: &[(usize, f64)]) -> Option<Verdict> {
+    let by_rate = |a: &&(usize, f64), b: &&(usize, f64)| a.1.total_cmp(&b.1);
+    let (best_at, best) = all.iter().max_by(by_rate)?;
+    let (least_at, least) = all.iter().min_by(by_rate)?;
+    let part = least / best;
+    let fewest = all.iter().map(|(connections, _)| connections).min()?;
+    let most = all.iter().map(|(connections, _)| connections).max()?;
+    Some(Verdict {
+        goal: format!(
+            "no cliff from {fewest} to {most} connections ({kind}): calls never below half their best"
+        ),
+        found: format!(
+            "least {} at {least_at}, best {} at {best_at}: {:.0} %",
+            human(*least, Unit::PerSecond),
+            human(*best, Unit::PerSecond),
+            part * 100.0
+        ),
+        met: part >= CLIFF,
+    })
+}
+
+/// Whether calls at a part of the peak rate are quick.
+fn tail(point: &Point) -> Option<Verdict> {
+    let (part, figures) = (point.part_of_peak?, point.nearwire.as_ref()?);
+    let p99 = figures.p99_ns_by_run;
+    Some(Verdict {
+        goal: format!(
+            "p99 below 1 ms at {:.0} % of the peak ({} connections, {})",
+            part * 100.0,
+            point.connections,
+            point.kind()
+        ),
+        found: format!(
+            "{} (median of the runs; {} to {}), {:.0} % answered in time",
+            human(p99.median, Unit::Nanoseconds),
+            human(p99.min, Unit::Nanoseconds),
+            human(p99.max, Unit::Nanoseconds),
+            figures.answered_of_due.unwrap_or(f64::NAN) * 100.0
+        ),
+        met: p99.median < MOST_P99_NS,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_best_is_no_cliff() {
+        let verdict = |all: &[(usize, f64)]| cliff("kind", all).unwrap();
+        let good = verdict(&[(32, 10e6), (128, 20e6), (512, 12e6)]);
+        assert!(good.met);
+        assert!(good.goal.contains("from 32 to 512"), "{good:?}");
+        assert!(good.found.contains("10.0 M/s at 32"), "{good:?}");
+        let bad = verdict(&[(32, 10e6), (2000, 4.9e6)]);
+        assert!(!bad.met);
+        assert!(verdict_lines(&[good, bad]).contains("\nMISSED: no cliff"));
+    }
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::figures::{Counter, Counts};
 use super::lanes::Lane;
 use super::requests::Requests;
+use super::schedule::Pace;
 use crate::bench::calls::check;
 use crate::measure::Budget;
 
@@ -91,10 +92,12 @@ pub(super) fn as_fast_as_possible<L: Lane>(
     lanes: Vec<L>,
     window: u64,
     mut requests: Requests,
+    start: Instant,
     budget: Budget,
 ) -> Result<Counts> {
     let mut lanes: Vec<Visited<L>> = lanes.into_iter().map(Visited::new).collect();
-    let mut counter = Counter::new(lanes.len(), Instant::now(), budget)?;
+    std::thread::sleep(start.saturating_duration_since(Instant::now()));
+    let mut counter = Counter::new(lanes.len(), start, budget)?;
     let mut now = counter.now();
     for (number, visited) in lanes.iter_mut().enumerate() {
         visited.submit(number, window, now, &mut requests)?;
@@ -152,56 +155,76 @@ fn answered<L: Lane>(
     Ok(())
 }
 
-/// Calls at fixed times, `interval` apart, on one connection after the other; at most `window` in
-/// flight on each. A call that has to wait for its turn was due all the same.
+/// Calls at fixed times, on one connection after the other; at most `window` in flight on each. A
+/// call that has to wait for its turn was due all the same.
+///
+/// Never sleeps: a thread that sleeps until the next call is due wakes too late for it. When there
+/// is nothing to do it lets others have its core, such as the server, if the system has put both
+/// on one.
 pub(super) fn on_schedule<L: Lane>(
     lanes: Vec<L>,
     window: u64,
-    interval: Duration,
+    pace: Pace,
     mut requests: Requests,
+    start: Instant,
     budget: Budget,
 ) -> Result<Counts> {
-    let mut lanes: Vec<(Visited<L>, VecDeque<Duration>)> = lanes
-        .into_iter()
-        .map(|lane| (Visited::new(lane), VecDeque::new()))
-        .collect();
+    let mut lanes: Vec<Visited<L>> = lanes.into_iter().map(Visited::new).collect();
     let count = lanes.len();
-    let mut counter = Counter::new(count, Instant::now(), budget)?;
-    let (mut due, mut next) = (Duration::ZERO, 0);
+    let due = |number: usize, call: u64| pace.due(call * count as u64 + number as u64);
+    // Which calls were answered since the last look at the clock, from which one on.
+    let mut answers: Vec<(usize, u64, u64)> = Vec::with_capacity(VISITS_PER_CLOCK);
+    std::thread::sleep(start.saturating_duration_since(Instant::now()));
+    let mut counter = Counter::new(count, start, budget)?;
     loop {
-        let now = counter.now();
-        while due <= now && !counter.is_ending() {
-            lanes[next].1.push_back(due);
-            due += interval;
-            next = (next + 1) % count;
-        }
-        let mut left = false;
-        for (number, (visited, waiting)) in lanes.iter_mut().enumerate() {
-            let before = visited.submitted;
-            while visited.in_flight() < window
-                && let Some(due) = waiting.pop_front()
-            {
-                visited.submit(number, 1, due, &mut requests)?;
+        // Before the round: a call that fell due during it was perhaps not seen.
+        let (ending, mut left, mut idle) = (counter.is_ending(), false, true);
+        for from in (0..count).step_by(VISITS_PER_CLOCK) {
+            let now = counter.now();
+            for number in from..count.min(from + VISITS_PER_CLOCK) {
+                let visited = &mut lanes[number];
+                let before = visited.submitted;
+                loop {
+                    let due = due(number, visited.submitted);
+                    if due > now || !counter.belongs(due) {
+                        break;
+                    }
+                    if visited.in_flight() >= window {
+                        left = true;
+                        break;
+                    }
+                    let request = requests.of(number, visited.submitted);
+                    visited.lane.submit(request)?;
+                    visited.submitted += 1;
+                }
+                if visited.submitted > before {
+                    idle = false;
+                    visited.lane.flush()?;
+                }
+                if visited.in_flight() > 0 {
+                    left = true;
+                    let first = visited.answered;
+                    let calls = visited.collect(number, false, &mut requests)?;
+                    if calls > 0 {
+                        answers.push((number, first, calls));
+                    }
+                }
             }
-            if visited.submitted > before {
-                visited.lane.flush()?;
-            }
-            if visited.in_flight() > 0 {
-                left = true;
-                let calls = visited.collect(number, false, &mut requests)?;
-                if calls > 0 {
-                    let now = counter.now();
-                    visited.settle(calls, |due, calls| {
-                        for _ in 0..calls {
-                            counter.answered_late(number, due, now);
-                        }
-                    });
+            if !answers.is_empty() {
+                idle = false;
+                let now = counter.now();
+                for (number, first, calls) in answers.drain(..) {
+                    for call in first..first + calls {
+                        counter.answered_late(number, due(number, call), now);
+                    }
                 }
             }
         }
-        if counter.is_ending() && !left {
+        if ending && !left {
             return Ok(counter.finish());
         }
-        std::hint::spin_loop();
+        if idle {
+            std::thread::yield_now();
+        }
     }
 }

@@ -36,9 +36,11 @@ pub(super) async fn nearwire(
     clients: &[Client],
     window: u64,
     requests: &Requests,
+    start: Instant,
     budget: Budget,
 ) -> Result<Counts> {
-    let counter = Counter::new(clients.len(), Instant::now(), budget)?;
+    tokio::time::sleep_until(start.into()).await;
+    let counter = Counter::new(clients.len(), start, budget)?;
     let counter = Arc::new(Mutex::new(counter));
     let mut tasks = JoinSet::new();
     let count = clients.len() as u64 * window;
@@ -100,9 +102,11 @@ pub(super) async fn unix(
     sockets: Vec<UnixStream>,
     window: u64,
     size: usize,
+    start: Instant,
     budget: Budget,
 ) -> Result<Counts> {
-    let counter = Counter::new(sockets.len(), Instant::now(), budget)?;
+    tokio::time::sleep_until(start.into()).await;
+    let counter = Counter::new(sockets.len(), start, budget)?;
     let counter = Arc::new(Mutex::new(counter));
     let mut tasks = JoinSet::new();
     for (number, socket) in sockets.into_iter().enumerate() {

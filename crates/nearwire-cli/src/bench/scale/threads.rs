@@ -1,18 +1,19 @@
 //! A thread for each connection, one call at a time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use nearwire::BlockingClient;
 
 use super::figures::{Counter, Counts};
 use super::requests::Requests;
+use super::schedule::Pace;
 use crate::baseline::blocking::UnixClient;
 use crate::bench::calls::check;
 use crate::measure::Budget;
 
 /// Bytes of a thread's stack: there may be thousands.
-const STACK: usize = 256 << 10;
+pub(super) const STACK: usize = 256 << 10;
 
 /// A connection for one call at a time.
 pub(super) trait Caller: Send {
@@ -52,32 +53,26 @@ impl Caller for UnixClient {
     }
 }
 
-/// Calls from a thread for each connection: as many as there can be, or at fixed times, of which
-/// each connection has one every `interval`.
+/// Calls from a thread for each connection: as many as there can be, or at fixed times.
 pub(super) fn call_all<C: Caller>(
     callers: &mut [C],
-    interval: Option<Duration>,
+    pace: Option<Pace>,
     requests: &Requests,
+    start: Instant,
     budget: Budget,
 ) -> Result<Counts> {
-    // When all threads are there.
-    let start = Instant::now() + Duration::from_micros(100) * callers.len() as u32;
-    let count = callers.len() as u32;
+    let count = callers.len();
     let outcomes: Vec<Result<Counts>> = std::thread::scope(|scope| {
         let threads: Vec<_> = callers
             .iter_mut()
             .enumerate()
             .map(|(number, caller)| {
                 let requests = requests.clone();
-                // Spread over the interval.
-                let schedule = interval.map(|interval| Schedule {
-                    first: interval * number as u32 / count,
-                    interval,
-                });
+                let pace = pace.map(|pace| pace.share(number, 1, count));
                 std::thread::Builder::new()
                     .stack_size(STACK)
                     .spawn_scoped(scope, move || {
-                        call_one(caller, number, schedule, requests, start, budget)
+                        call_one(caller, number, pace, requests, start, budget)
                     })
                     .context("cannot start a thread")
             })
@@ -96,16 +91,10 @@ pub(super) fn call_all<C: Caller>(
     ))
 }
 
-/// When calls are due.
-struct Schedule {
-    first: Duration,
-    interval: Duration,
-}
-
 fn call_one(
     caller: &mut impl Caller,
     number: usize,
-    schedule: Option<Schedule>,
+    pace: Option<Pace>,
     mut requests: Requests,
     start: Instant,
     budget: Budget,
@@ -113,25 +102,27 @@ fn call_one(
     std::thread::sleep(start.saturating_duration_since(Instant::now()));
     let mut counter = Counter::new(1, start, budget)?;
     let mut now = counter.now();
-    let mut due = schedule.as_ref().map_or(now, |schedule| schedule.first);
     for call in 0.. {
-        if counter.is_ending() {
+        let due = match pace {
+            Some(pace) => pace.due(call),
+            None => now,
+        };
+        let over = match pace {
+            // What was due is made, however late.
+            Some(_) => !counter.belongs(due),
+            None => counter.is_ending(),
+        };
+        if over {
             break;
         }
-        if schedule.is_some() {
+        if pace.is_some() {
             std::thread::sleep(due.saturating_sub(now));
         }
         caller.call(requests.of(number, call))?;
         now = counter.now();
-        match &schedule {
-            Some(schedule) => {
-                counter.answered_late(0, due, now);
-                due += schedule.interval;
-            }
-            None => {
-                counter.answered(0, 1, due, now);
-                due = now;
-            }
+        match pace {
+            Some(_) => counter.answered_late(0, due, now),
+            None => counter.answered(0, 1, due, now),
         }
     }
     Ok(counter.finish())

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, getrlimit};
 
 /// CPU time of all threads of a process so far.
 pub(super) fn cpu_time(process: u32) -> Result<Duration> {
@@ -28,6 +29,78 @@ pub(super) fn resident(process: u32) -> Result<u64> {
     Ok(kibibytes.context("the kernel does not tell the memory")? << 10)
 }
 
+/// Descriptors that a process has open.
+pub(super) fn descriptors(process: u32) -> Result<usize> {
+    entries(&format!("/proc/{process}/fd"), process)
+}
+
+/// Ranges of memory that a process has mapped; each side of a connection maps two segments.
+pub(super) fn mappings(process: u32) -> Result<usize> {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps"));
+    Ok(maps
+        .with_context(|| format!("process {process} is gone"))?
+        .lines()
+        .count())
+}
+
+fn entries(directory: &str, process: u32) -> Result<usize> {
+    let entries = fs::read_dir(directory);
+    Ok(entries
+        .with_context(|| format!("process {process} is gone"))?
+        .count())
+}
+
+/// Descriptors that this process may have, and its children too.
+pub(super) fn most_descriptors() -> usize {
+    getrlimit(Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |limit| limit as usize)
+}
+
+/// Ranges that a process may have mapped, if the kernel says so.
+pub(super) fn most_mappings() -> Option<usize> {
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
+    limit.trim().parse().ok()
+}
+
+/// What all CPUs did so far, in ticks of the kernel's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticks {
+    busy: u64,
+    all: u64,
+}
+
+impl Ticks {
+    /// As the kernel says now.
+    pub(super) fn now() -> Result<Self> {
+        let account = fs::read_to_string("/proc/stat").context("there is no /proc/stat")?;
+        Self::parse(&account).context("the kernel does not tell what the CPUs do")
+    }
+
+    fn parse(account: &str) -> Option<Self> {
+        let line = account.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .map_while(|ticks| ticks.parse().ok())
+            .collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are in the first two.
+        let [user, nice, system, idle, waiting, irq, soft_irq, stolen, ..] = ticks[..] else {
+            return None;
+        };
+        let busy = user + nice + system + irq + soft_irq + stolen;
+        Some(Self {
+            busy,
+            all: busy + idle + waiting,
+        })
+    }
+
+    /// The part of the time since `before` in which CPUs were busy, whoever it was: 0 to 1.
+    pub(super) fn busy_since(self, before: Self) -> f64 {
+        let all = self.all.saturating_sub(before.all);
+        self.busy.saturating_sub(before.busy) as f64 / all.max(1) as f64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +113,29 @@ mod tests {
         // Most of a page's first touch is the kernel's time, which counts as well.
         assert!(cpu_time(process).unwrap() > before);
         assert!(resident(process).unwrap() >= memory.len() as u64);
+    }
+
+    #[test]
+    fn every_connection_shows_in_descriptors() {
+        let process = std::process::id();
+        let before = descriptors(process).unwrap();
+        let files: Vec<fs::File> = (0..50)
+            .map(|_| fs::File::open("/proc/self/stat").unwrap())
+            .collect();
+        // Other tests of this process open and close some as well.
+        assert!(descriptors(process).unwrap() + 25 > before + files.len());
+        assert!(descriptors(process).unwrap() <= most_descriptors());
+        assert!(mappings(process).unwrap() > 3);
+    }
+
+    #[test]
+    fn busy_is_what_is_not_idle() {
+        let ticks = |line: &str| Ticks::parse(line).unwrap();
+        let before = ticks("cpu  10 0 10 100 0 0 0 0 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        let after = ticks("cpu  30 5 15 160 10 0 0 0 7 0\n");
+        assert_eq!(after.busy_since(before), 0.3);
+        assert_eq!(before.busy_since(before), 0.0);
+        assert!(Ticks::parse("cpu 1 2 3").is_none());
+        assert!(Ticks::now().is_ok());
     }
 }

@@ -1,0 +1,302 @@
+//! What one client that behaves badly does to all others.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+
+use super::figures::Run;
+use super::offender::{Offence, Offender};
+use super::report::{Heading, shape_name};
+use super::side::{Load, Side};
+use super::{Figures, Rate, Scale, Shape};
+use crate::arguments::human_size;
+use crate::bench::calls::Transport;
+use crate::measure::{
+    RatioFigures, Unit, Verdict, human, median, plain_table, right_align, verdict_lines,
+};
+use crate::output::{print_json, print_text};
+
+/// One run takes this long, unless told otherwise.
+const USUAL: Duration = Duration::from_secs(1);
+
+/// Clients that behave well, unless told otherwise, and the calls per second of all together.
+const CLIENTS: usize = 511;
+const CALLS: f64 = 10_000.0;
+
+/// The most that the others' p99 may be with a bad client, as a multiple of that without.
+const MOST: f64 = 2.0;
+
+/// Above this part of all CPUs the machine is called saturated.
+const SATURATED: f64 = 0.9;
+
+/// The comparisons, one after the other in each round.
+const KINDS: [Plan; 6] = [
+    Plan::one(Offence::NeverReads.name(), &[Offence::NeverReads]),
+    Plan::one(Offence::Floods.name(), &[Offence::Floods]),
+    Plan::one(Offence::Stopped.name(), &[Offence::Stopped]),
+    Plan::one(Offence::Reconnects.name(), &[Offence::Reconnects]),
+    Plan::one(
+        "all four at once",
+        &[
+            Offence::NeverReads,
+            Offence::Floods,
+            Offence::Stopped,
+            Offence::Reconnects,
+        ],
+    ),
+    Plan {
+        name: "one floods another server",
+        offences: &[Offence::Floods],
+        elsewhere: true,
+    },
+];
+
+/// Who is there beside those that behave well.
+struct Plan {
+    name: &'static str,
+    offences: &'static [Offence],
+    /// With a server of their own: what they take from the others then is the machine, and nothing
+    /// that this server could share out.
+    elsewhere: bool,
+}
+
+impl Plan {
+    const fn one(name: &'static str, offences: &'static [Offence]) -> Self {
+        Self {
+            name,
+            offences,
+            elsewhere: false,
+        }
+    }
+}
+
+/// What bad clients do to the others.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    #[serde(flatten)]
+    heading: Heading,
+    /// Those that behave well.
+    clients: usize,
+    shape: Shape,
+    bytes: usize,
+    /// Their calls per second, all together.
+    rate: f64,
+    kinds: Vec<Kind>,
+    verdicts: Vec<Verdict>,
+}
+
+/// The well-behaved clients' calls, without and with one kind of bad client.
+#[derive(Debug, Serialize)]
+struct Kind {
+    name: &'static str,
+    offences: &'static [Offence],
+    /// Whether the bad clients have another server: for comparison.
+    elsewhere: bool,
+    without: Figures,
+    with: Figures,
+    /// The part of the time in which the machine's CPUs were busy.
+    busy_without: f64,
+    busy_with: f64,
+    /// The p99 with, as a multiple of that without, pair by pair.
+    times_the_p99: RatioFigures,
+}
+
+impl Scale {
+    /// Measures what bad clients do to the others.
+    pub(super) fn measure_bad_clients(&self) -> Result<Report> {
+        let shape = self.shapes(&[Shape::Threads])[0];
+        if shape == Shape::Tasks {
+            bail!("tasks have no schedule: use --shape threads, processes or sweep");
+        }
+        let connections = self.connections(&[CLIENTS])[0];
+        let rate = match self.rate {
+            None => CALLS,
+            Some(Rate::PerSecond(calls)) => f64::from(calls),
+            Some(Rate::OfPeak(_)) => bail!(
+                "with --bad-clients, --rate is a number of calls per second: a part of the peak \
+                 would keep the machine busy by itself"
+            ),
+        };
+        let window = self.windows(&[1])[0];
+        ensure!(
+            window == 1 || !shape.is_single(),
+            "threads and processes have one call in flight: use --window 1"
+        );
+        self.prepare()?;
+        let load = Load {
+            size: self.sizes(&[64])[0],
+            window,
+            rate: Some(rate),
+            budget: self.budget(USUAL),
+        };
+        eprintln!("measuring: {connections} clients, {} …", shape_name(shape));
+        let setup = self.setup(Transport::Nearwire, shape, connections)?;
+        let other = setup.start_server()?;
+        let side = Side::open(setup)?;
+        // What comes once: pages that are touched, threads that are started.
+        side.run(&load)?;
+        let mut runs: Vec<(Vec<Run>, Vec<Run>)> =
+            KINDS.iter().map(|_| Default::default()).collect();
+        for round in 0..self.rounds() {
+            eprintln!("measuring: round {} of {} …", round + 1, self.rounds());
+            for (plan, (without, with)) in KINDS.iter().zip(&mut runs) {
+                without.push(side.run(&load)?);
+                let server = if plan.elsewhere {
+                    &other
+                } else {
+                    side.server()
+                };
+                let name = server.name();
+                let offenders = plan
+                    .offences
+                    .iter()
+                    .map(|offence| Offender::start(*offence, name))
+                    .collect::<Result<Vec<_>>>()?;
+                with.push(side.run(&load)?);
+                offenders.iter().try_for_each(Offender::is_at_it)?;
+            }
+        }
+        let mut report = Report {
+            heading: Heading::new(
+                "What one bad client does to the others",
+                vec![
+                    self.describe(load.budget),
+                    format!(
+                        "{connections} clients ({}; client processes: {}) make {rate} calls of {} a \
+                         second in all, at fixed times, {window} at a time each.",
+                        shape_name(shape),
+                        side.clients().count(),
+                        human_size(load.size),
+                    ),
+                    format!("Where: {}; bad clients anywhere.", side.placement()),
+                ],
+            ),
+            clients: connections,
+            shape,
+            bytes: load.size,
+            rate,
+            kinds: Vec::new(),
+            verdicts: Vec::new(),
+        };
+        let memory = side.bytes_per_connection()?;
+        side.finish()?;
+        other.finish()?;
+        for (plan, (without, with)) in KINDS.iter().zip(&runs) {
+            report.kinds.push(Kind::of(plan, without, with, memory)?);
+        }
+        report.conclude();
+        Ok(report)
+    }
+}
+
+impl Kind {
+    fn of(plan: &Plan, without: &[Run], with: &[Run], memory: u64) -> Result<Self> {
+        let p99 = |run: &Run| anyhow::Ok(run.counts.times.histogram()?.value_at_quantile(0.99));
+        let ratios = without
+            .iter()
+            .zip(with)
+            .map(|(without, with)| Ok(p99(with)? as f64 / p99(without)?.max(1) as f64))
+            .collect::<Result<Vec<f64>>>()?;
+        let busy = |runs: &[Run]| median(runs.iter().map(|run| run.machine_busy));
+        Ok(Self {
+            name: plan.name,
+            offences: plan.offences,
+            elsewhere: plan.elsewhere,
+            busy_without: busy(without),
+            busy_with: busy(with),
+            without: Figures::of(without, memory)?,
+            with: Figures::of(with, memory)?,
+            times_the_p99: RatioFigures::of(ratios.into_iter()),
+        })
+    }
+}
+
+impl Report {
+    fn conclude(&mut self) {
+        for kind in &self.kinds {
+            if kind.elsewhere {
+                continue;
+            }
+            let ratio = kind.times_the_p99;
+            self.verdicts.push(Verdict {
+                goal: format!(
+                    "{}: the p99 of {} others grows by less than {MOST}x",
+                    kind.name, self.clients
+                ),
+                found: format!(
+                    "{:.2}x (median of the pairs; {:.2}x to {:.2}x)",
+                    ratio.median, ratio.min, ratio.max
+                ),
+                met: ratio.median < MOST,
+            });
+        }
+    }
+
+    /// Whether the machine had something to spare while all behaved well, in words.
+    fn spare(&self) -> String {
+        let busy = median(self.kinds.iter().map(|kind| kind.busy_without));
+        let verdict = if busy > SATURATED {
+            "it is saturated, and the figures say little: lower --rate"
+        } else {
+            "it is not saturated"
+        };
+        format!(
+            "The machine's CPUs are busy for {:.0} % of the time without bad clients: {verdict}.",
+            busy * 100.0
+        )
+    }
+
+    /// Prints to standard output, as JSON or as a table.
+    pub(super) fn print(&self, json: bool) -> Result<()> {
+        if json {
+            return print_json(self);
+        }
+        let mut table = plain_table(&[
+            "bad client",
+            "",
+            "p50",
+            "p99",
+            "p99.9",
+            "answered",
+            "busy",
+            "p99 ratio",
+        ]);
+        for kind in &self.kinds {
+            let sides = [
+                ("without", &kind.without, kind.busy_without),
+                ("with", &kind.with, kind.busy_with),
+            ];
+            for (word, figures, busy) in sides {
+                let time = |nanoseconds: u64| human(nanoseconds as f64, Unit::Nanoseconds);
+                let answered = figures.answered_of_due.unwrap_or(f64::NAN);
+                table.add_row([
+                    kind.name.to_owned(),
+                    word.to_owned(),
+                    time(figures.p50_ns),
+                    time(figures.p99_ns),
+                    time(figures.p999_ns),
+                    format!("{:.0} %", answered * 100.0),
+                    format!("{:.0} %", busy * 100.0),
+                    match word {
+                        "with" => format!("{:.2}x", kind.times_the_p99.median),
+                        _ => String::new(),
+                    },
+                ]);
+            }
+        }
+        right_align(&mut table);
+        let mut text = self.heading.text();
+        writeln!(text, "{}", self.spare())?;
+        writeln!(text, "\n{table}\n")?;
+        writeln!(
+            text,
+            "Times of the well-behaved clients' calls, from when they were due; over all runs, the \
+             ratio pair by pair. One that floods another server is no bad client of this one: it shows \
+             what is lost to the machine's CPUs being busy."
+        )?;
+        writeln!(text, "\n{}", verdict_lines(&self.verdicts).trim_end())?;
+        print_text(&text)
+    }
+}
