@@ -3,6 +3,7 @@
 mod client;
 mod figures;
 mod lanes;
+mod picture;
 mod report;
 mod requests;
 mod sweep;
@@ -40,6 +41,11 @@ const MOST_CONNECTIONS: usize = 100_000;
 ///
 /// The server is one process, its clients are others. Every reply is compared with its request.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire bench scale --quick
+  nearwire bench scale --connections 1000 --size 64 --shape sweep
+  nearwire bench scale --rate 100000 --shape threads --plot scale.svg")]
 pub struct Scale {
     /// Connections; several numbers with commas in between.
     #[arg(long, value_delimiter = ',', value_name = "COUNT", default_value = "32,128,512",
@@ -144,6 +150,7 @@ impl Plan {
             options: Options {
                 json: false,
                 pin: false,
+                plot: None,
                 thoroughness: Thoroughness {
                     quick: false,
                     seconds_per: Some(self.run.as_secs_f64()),
@@ -161,7 +168,7 @@ impl Scale {
     /// # Errors
     /// If the processes cannot be started, or a reply is wrong.
     pub fn run(&self) -> Result<()> {
-        self.measure()?.print(self.options.json)
+        self.measure()?.publish(&self.options)
     }
 
     fn processes(&self) -> usize {

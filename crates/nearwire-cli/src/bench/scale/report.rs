@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Figures, Machine, Shape};
 use crate::arguments::human_size;
-use crate::measure::{RatioFigures, Unit, clock_cost, human, plain_table, right_align};
+use crate::measure::{Options, RatioFigures, Unit, clock_cost, human, plain_table, right_align};
 use crate::output::{print_json, print_text};
 
 /// Everything that was measured.
@@ -61,6 +61,27 @@ impl Report {
             settings,
             points: Vec::new(),
         }
+    }
+
+    /// What stands above the figures: a title, and on what and how they were measured.
+    pub(super) fn heading(&self) -> (String, Vec<String>) {
+        let mut notes = vec![self.machine.to_string()];
+        notes.extend(self.settings.iter().cloned());
+        (self.title.to_owned(), notes)
+    }
+
+    /// Draws the picture, if one was asked for, and prints.
+    ///
+    /// # Errors
+    /// If the picture cannot be written, or the output.
+    pub(super) fn publish(&self, options: &Options) -> Result<()> {
+        // Whatever becomes of the picture: it took long to measure.
+        let drawn = match &options.plot {
+            Some(path) => self.picture().write(path),
+            None => Ok(()),
+        };
+        self.print(options.json)?;
+        drawn
     }
 
     /// Prints to standard output, as JSON or as tables.
