@@ -5,9 +5,10 @@ mod command;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use command::{Ended, Place, Running};
+use command::{Ended, Place, Running, eventually};
 use serde_json::Value;
 
 /// The command with these arguments, started by a shell that does something first.
@@ -118,7 +119,7 @@ fn a_directory_that_cannot_be_made_fails() {
     // Not even root makes a directory below a file.
     fs::write(place.names(), "").unwrap();
     let ended = place.run(&["doctor", "--json"]);
-    expect(&ended, "directory", "fail", &["not a directory"]);
+    expect(&ended, "directory", "fail", &["Not a directory"]);
 }
 
 #[test]
@@ -181,4 +182,46 @@ fn a_plan_beyond_the_machine_is_told() {
     let ended = place.run(&[&["doctor", "--json"], &plan[..]].concat());
     assert_eq!(finding(&ended, "workers")["level"], "warn");
     expect(&ended, "mappings", "fail", &["vm.max_map_count"]);
+}
+
+/// A control group of this machine with half a CPU, removed when dropped; none if groups cannot be
+/// made here. How their files are read is tested without them, see `cgroup.rs`.
+struct HalfACpu(PathBuf);
+
+impl HalfACpu {
+    fn new() -> Option<Self> {
+        let name = format!("nearwire-test-{}", std::process::id());
+        let group = [
+            "/sys/fs/cgroup/cpu",
+            "/sys/fs/cgroup/cpu,cpuacct",
+            "/sys/fs/cgroup",
+        ]
+        .map(|mount| Path::new(mount).join(&name))
+        .into_iter()
+        .find(|path| fs::create_dir(path).is_ok())
+        .map(Self)?;
+        let first = fs::write(group.0.join("cpu.cfs_quota_us"), "50000");
+        let second = || fs::write(group.0.join("cpu.max"), "50000 100000");
+        (first.is_ok() || second().is_ok()).then_some(group)
+    }
+}
+
+impl Drop for HalfACpu {
+    fn drop(&mut self) {
+        // Not before the last of its processes is gone.
+        eventually("the group is removed", || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn a_quota_of_half_a_cpu_is_a_warning() {
+    let Some(group) = HalfACpu::new() else {
+        eprintln!("not tested: this process may not make control groups");
+        return;
+    };
+    let place = Place::new();
+    let first = format!("echo $$ > {}/cgroup.procs;", group.0.display());
+    let ended = after(&place, &first, &["doctor", "--json"]);
+    expect(&ended, "CPU quota", "warn", &["0.50 CPUs", "cpu.max"]);
+    expect(&ended, "a call", "ok", &[]);
 }

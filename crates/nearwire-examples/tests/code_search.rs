@@ -47,7 +47,7 @@ fn all_matches_are_found() {
     let place = Place::new();
     let _server = serve(&place);
     let expected = lines_with("SYNC: ", source_tree());
-    assert!(expected.len() > 20, "{expected:?}");
+    assert!(expected.len() > 5, "{expected:?}");
     let output = place.output(CODE_SEARCH, &["find", "code", "SYNC: "]);
     let mut found: Vec<&str> = output.lines().collect();
     found.sort_unstable();
@@ -106,7 +106,8 @@ fn typing_on_cancels_the_search_before() {
     client.finish();
     eventually("nothing is left", || {
         let counts = status(&place);
-        (counts.running, counts.finished) == (0, 1)
+        // What was no pattern was no search, but ended the one before.
+        (counts.running, counts.finished, counts.cancelled) == (0, 1, 3)
     });
 }
 

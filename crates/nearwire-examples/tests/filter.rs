@@ -6,7 +6,7 @@ mod program;
 use std::time::Duration;
 
 use nearwire::{Code, Error};
-use program::{Place, Running, eventually};
+use program::{Place, Running, eventually, runs};
 
 fn serve(place: &Place, options: &[&str], filter: &[&str]) -> Running {
     let arguments = [&["format"], options, &["--"], filter].concat();
@@ -68,12 +68,8 @@ fn expect_killed(place: &Place) {
         process = std::fs::read_to_string(place.path("runs")).unwrap_or_default();
         process.ends_with('\n')
     });
-    eventually("it was killed", || {
-        let mut kill = std::process::Command::new("kill");
-        kill.args(["-0", process.trim()])
-            .stderr(std::process::Stdio::null());
-        !kill.status().unwrap().success()
-    });
+    let process = process.trim().parse().unwrap();
+    eventually("it was killed", || !runs(process));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nearwire::{BlockingClient, Code, Error, Result};
 use nearwire_examples::plugins::{Plugin, Request};
-use program::{Place, Running, eventually};
+use program::{Place, Running, eventually, runs};
 
 const HOST: &str = env!("CARGO_BIN_EXE_plugin-host");
 const TEXT: &str = env!("CARGO_BIN_EXE_plugin-text");
@@ -134,12 +134,5 @@ fn plugins_end_with_their_host() {
     let processes = ["one", "two"].map(|name| serving(&place, name));
     // Nothing can be tidied up after this.
     host.kill();
-    let alive = |process: &u32| {
-        let status = Command::new("kill")
-            .args(["-0", &process.to_string()])
-            .stderr(std::process::Stdio::null())
-            .status();
-        status.unwrap().success()
-    };
-    eventually("they are gone", || !processes.iter().any(alive));
+    eventually("they are gone", || !processes.into_iter().any(runs));
 }

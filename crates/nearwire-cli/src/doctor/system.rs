@@ -59,7 +59,11 @@ impl System {
 
 /// A machine made of files, for tests.
 #[cfg(test)]
-pub struct Files(tempfile::TempDir, System);
+pub struct Files {
+    system: System,
+    /// Removed when dropped.
+    _directory: tempfile::TempDir,
+}
 
 #[cfg(test)]
 impl Files {
@@ -72,7 +76,10 @@ impl Files {
             fs::write(path, text).unwrap();
         }
         let system = System::below(directory.path());
-        Self(directory, system)
+        Self {
+            system,
+            _directory: directory,
+        }
     }
 }
 
@@ -81,7 +88,7 @@ impl std::ops::Deref for Files {
     type Target = System;
 
     fn deref(&self) -> &System {
-        &self.1
+        &self.system
     }
 }
 

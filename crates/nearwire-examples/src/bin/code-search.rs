@@ -106,6 +106,10 @@ impl Running {
             finished: false,
         }
     }
+
+    fn finish(mut self) {
+        self.finished = true;
+    }
 }
 
 impl Drop for Running {
@@ -128,16 +132,15 @@ async fn serve(name: &str, directory: PathBuf) -> anyhow::Result<()> {
         .streaming("search", {
             let (directory, totals) = (Arc::clone(&directory), Arc::clone(&totals));
             move |query: Query, mut out: ItemSender<Match>| {
-                let mut running = Running::start(&totals);
-                let started = start(&query, Arc::clone(&directory), Arc::clone(&totals));
+                let started = start(&query, Arc::clone(&directory), &totals);
                 async move {
-                    let mut matches = started?;
+                    let (mut matches, running) = started?;
                     // When the caller goes away or drops the stream, this future is dropped, and
                     // `matches` with it: that is what the search notices.
                     while let Some(found) = matches.recv().await {
                         out.send(&found).await?;
                     }
-                    running.finished = true;
+                    running.finish();
                     Ok(())
                 }
             }
@@ -145,15 +148,14 @@ async fn serve(name: &str, directory: PathBuf) -> anyhow::Result<()> {
         .typed_async("count", {
             let totals = Arc::clone(&totals);
             move |query: Query| {
-                let mut running = Running::start(&totals);
-                let started = start(&query, Arc::clone(&directory), Arc::clone(&totals));
+                let started = start(&query, Arc::clone(&directory), &totals);
                 async move {
-                    let mut matches = started?;
+                    let (mut matches, running) = started?;
                     let mut lines = 0u64;
                     while matches.recv().await.is_some() {
                         lines += 1;
                     }
-                    running.finished = true;
+                    running.finish();
                     Ok(lines)
                 }
             }
@@ -176,16 +178,18 @@ async fn serve(name: &str, directory: PathBuf) -> anyhow::Result<()> {
 fn start(
     query: &Query,
     directory: Arc<Path>,
-    totals: Arc<Totals>,
-) -> Result<mpsc::Receiver<Match>, Status> {
+    totals: &Arc<Totals>,
+) -> Result<(mpsc::Receiver<Match>, Running), Status> {
     let matcher = RegexMatcherBuilder::new()
         .case_insensitive(query.ignore_case)
         .line_terminator(Some(b'\n'))
         .build(&query.pattern)
         .map_err(|error| Status::new(Code::INVALID_ARGUMENT, error.to_string()))?;
     let (found, matches) = mpsc::channel(AHEAD);
+    let running = Running::start(totals);
+    let totals = Arc::clone(totals);
     tokio::task::spawn_blocking(move || search(&matcher, &directory, &found, &totals));
-    Ok(matches)
+    Ok((matches, running))
 }
 
 fn search(matcher: &RegexMatcher, directory: &Path, found: &mpsc::Sender<Match>, totals: &Totals) {

@@ -205,7 +205,10 @@ async fn supervise(plugin: Arc<Supervised>, program: Program, served_as: String,
         match &mut child {
             Ok(child) => {
                 plugin.process.store(child.id().unwrap_or(0), Relaxed);
+                // Waiting closes it, unless it is taken out: the plugin would end at once.
+                let held = child.stdin.take();
                 let ended = child.wait().await;
+                drop(held);
                 plugin.process.store(0, Relaxed);
                 match ended {
                     Ok(status) => eprintln!("plugin {} ended: {status}", program.name),

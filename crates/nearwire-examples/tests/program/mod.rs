@@ -174,3 +174,13 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 pub fn source_tree() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../src"))
 }
+
+/// Whether a process runs. One that has ended and only waits for its parent to notice does not.
+pub fn runs(process: u32) -> bool {
+    let process = process.to_string();
+    let output = Command::new("ps")
+        .args(["-o", "stat=", "-p", &process])
+        .output();
+    let state = String::from_utf8(output.unwrap().stdout).unwrap();
+    !matches!(state.trim().chars().next(), None | Some('Z'))
+}
