@@ -4,6 +4,7 @@
 mod command;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use command::{Place, Running};
@@ -144,4 +145,36 @@ fn what_cannot_be_drawn_is_told_before_it_is_measured() {
             .run(&["bench", "latency", "--plot", file])
             .expect_code(2, &[text]);
     }
+}
+
+/// What the documents tell people to type. With `--help` at its end a command does nothing, but
+/// complains about whatever it does not understand.
+#[test]
+fn the_commands_of_the_documents_are_understood() {
+    let place = Place::new();
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let documents = fs::read_dir(root.join("docs")).unwrap();
+    let mut documents: Vec<_> = documents.map(|entry| entry.unwrap().path()).collect();
+    documents.push(root.join("README.md"));
+    documents.push(root.join("crates/nearwire-cli/README.md"));
+    let mut understood = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for line in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("$ nearwire "))
+        {
+            let command = line.split(['|', '<', '>', '#', '&', '`']).next().unwrap();
+            let mut words: Vec<&str> = command.split_whitespace().collect();
+            words.push("--help");
+            let ended = place.run(&words);
+            let name = document.display();
+            assert!(
+                ended.status.success(),
+                "{name}: nearwire {command}: {ended:?}"
+            );
+            understood += 1;
+        }
+    }
+    assert!(understood > 10, "{understood}");
 }
