@@ -255,9 +255,15 @@ impl Worker {
                 spinner,
                 ..
             } = &mut self;
-            let found = spinner.spin(|| {
-                mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
-            });
+            let found = match active[..] {
+                [alone] => {
+                    let connection = &mut connections[alone];
+                    spinner.spin(|| connection.watch() || mailbox.has_mail())
+                }
+                _ => spinner.spin(|| {
+                    mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
+                }),
+            };
             if let Some((began, ended)) = self.spinner.take_times() {
                 self.look_for_stall(began);
                 self.rested = ended;
