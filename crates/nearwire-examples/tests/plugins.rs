@@ -115,7 +115,7 @@ fn a_call_that_may_be_made_twice_survives_kill_9() {
 #[test]
 fn a_call_that_may_not_is_not_made_again() {
     let place = Place::new();
-    let _host = serve(&place, 400);
+    let _host = serve(&place, 2000);
     let error = call_and_kill(&place, "log", false).unwrap_err();
     let Error::Status(status) = &error else {
         panic!("{error}")
