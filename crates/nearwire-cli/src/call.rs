@@ -19,6 +19,13 @@ use crate::output::{print_bytes, print_json, print_json_line, print_text};
 /// The request is DATA, or the content of a file, or standard input. A reply that is a stream is
 /// printed item by item, as the items come.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire call demo                                # what can be called
+  nearwire call demo echo hello
+  nearwire call demo hash --hex < Cargo.toml
+  nearwire call demo stream 3 --json                # one line for each item
+  nearwire call demo sleep 5000 --timeout 50ms")]
 pub struct Call {
     /// The server's name, or the path of its socket.
     pub name: String,

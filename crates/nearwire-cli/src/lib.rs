@@ -7,9 +7,12 @@ mod baseline;
 mod bench;
 mod call;
 mod demo;
+mod doctor;
 mod logging;
+mod manual;
 mod measure;
 mod output;
+mod plot;
 mod private;
 mod process;
 mod serve;
@@ -19,13 +22,26 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Calls between processes on one machine, at the speed of shared memory.
 ///
 /// Exit codes: 0 done, 1 failed, 2 called wrongly.
 #[derive(Debug, Parser)]
-#[command(name = "nearwire", version)]
+#[command(
+    name = "nearwire",
+    version,
+    after_help = "\
+Examples:
+  nearwire demo                                     # see it work, in half a minute
+  nearwire doctor                                   # does this machine have what it takes?
+  nearwire serve demo & nearwire call demo echo hello
+  nearwire bench latency --quick --plot latency.svg
+  nearwire man bench | man -l -
+
+RUST_LOG, for example RUST_LOG=nearwire=debug, chooses what is logged. NEARWIRE_DIR is where servers'
+sockets lie [default: $XDG_RUNTIME_DIR/nearwire, else /tmp/nearwire-UID]."
+)]
 struct Arguments {
     #[command(flatten)]
     verbosity: logging::Verbosity,
@@ -41,8 +57,24 @@ enum Command {
     /// Measure: the hardware, and what is made of it.
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// A process that another nearwire process has started.
-    #[command(name = process::SUBCOMMAND, hide = true)]
+    Doctor(doctor::Doctor),
+    Man(manual::Man),
+    Completions(manual::Completions),
+}
+
+/// A process that another nearwire process has started. Apart from the commands of users, so that
+/// neither the manual nor completions know of it.
+#[derive(Debug, Parser)]
+struct Errand {
+    #[command(flatten)]
+    verbosity: logging::Verbosity,
+    #[command(subcommand)]
+    errand: ErrandCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ErrandCommand {
+    #[command(name = process::SUBCOMMAND)]
     Child(process::ChildArguments),
 }
 
@@ -53,7 +85,7 @@ impl Command {
             Self::Serve(serve) => Some(&serve.name),
             Self::Call(call) => Some(&call.name),
             Self::Bench(bench) => bench.server(),
-            Self::Demo(_) | Self::Child(_) => None,
+            Self::Demo(_) | Self::Doctor(_) | Self::Man(_) | Self::Completions(_) => None,
         }
     }
 }
@@ -67,10 +99,14 @@ pub mod scale {
 /// Whether this process was started by a measurement, which runs its own executable again; if so,
 /// it plays its part to the end. Whoever measures begins its `main` with it.
 pub fn play_role() -> Option<ExitCode> {
+    is_errand().then(main)
+}
+
+/// Whether another nearwire process has started this one.
+fn is_errand() -> bool {
     std::env::args()
         .nth(1)
         .is_some_and(|argument| argument == process::SUBCOMMAND)
-        .then(main)
 }
 
 /// What each role of a child process does.
@@ -99,22 +135,35 @@ fn run(command: &Command) -> Result<()> {
         Command::Call(call) => call.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
-        Command::Child(arguments) => process::be_child(arguments, role),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Man(man) => man.run(Arguments::command()),
+        Command::Completions(completions) => completions.run(Arguments::command()),
     }
 }
 
 /// The command's `main`. Exit code 0: done. 1: it failed. 2 (from the argument parser): it was
 /// called wrongly.
 pub fn main() -> ExitCode {
+    if is_errand() {
+        let Errand { verbosity, errand } = Errand::parse();
+        verbosity.apply();
+        let ErrandCommand::Child(arguments) = errand;
+        return exit_code(process::be_child(&arguments, role), None);
+    }
     let Arguments { verbosity, command } = Arguments::parse();
     verbosity.apply();
-    match run(&command) {
+    exit_code(run(&command), command.server())
+}
+
+/// Says what went wrong, with the help that there is, given the server's name.
+fn exit_code(result: Result<()>, server: Option<&str>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", in_one_line(&error));
-            if let Some(advice) = advice::advice(&error, command.server()) {
+            if let Some(advice) = advice::advice(&error, server) {
                 eprintln!("help: {advice}");
             }
             ExitCode::FAILURE
@@ -145,6 +194,47 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    /// Every line below an "Examples:" is one that this command understands.
+    #[test]
+    fn examples_in_the_help_are_valid() {
+        fn lines(command: &clap::Command, found: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let own = help
+                .lines()
+                .filter_map(|line| line.strip_prefix("  nearwire "));
+            let before = found.len();
+            found.extend(own.map(|line| format!("nearwire {line}")));
+            let leaf = command.get_subcommands().next().is_none();
+            let name = command.get_name();
+            assert!(!leaf || found.len() > before, "{name} has no examples");
+            for inner in command.get_subcommands() {
+                lines(inner, found);
+            }
+        }
+        let command = Arguments::command();
+        let mut found = Vec::new();
+        lines(&command, &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for line in found {
+            for part in line.split(['|', '&', ';']).map(str::trim) {
+                let words = part.split(['#', '<', '>']).next().unwrap_or_default();
+                let words: Vec<&str> = words.split_whitespace().collect();
+                if words.first() != Some(&"nearwire") {
+                    continue;
+                }
+                let parsed = Arguments::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{part}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_fits_together() {
+        Arguments::command().debug_assert();
+        Errand::command().debug_assert();
+    }
 
     #[test]
     fn no_cause_is_told_twice() {

@@ -21,6 +21,11 @@ pub const PRIVATE_SERVER_ROLE: &str = "server";
 /// The services: echo; hash (BLAKE3, 32 bytes); sleep (the request is a number of milliseconds);
 /// stream (a line for each number up to the request's); fail and panic (what a caller sees then). Calls in flight are finished before the server ends.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire serve demo
+  nearwire serve demo --workers 2 --pin auto
+  nearwire serve ./private/demo.sock --max-connections 100 --max-message 1MiB")]
 pub struct Serve {
     /// The server's name, or a path with a '/' for its socket.
     pub name: String,

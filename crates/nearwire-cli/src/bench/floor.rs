@@ -43,6 +43,10 @@ const WINDOW: usize = 64;
 /// What the hardware and the kernel give, whoever asks: a cache line thrown between two cores, the
 /// barest ring, copies, sleeping and waking, a Unix socket.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire bench floor --quick
+  nearwire bench floor --pin --json")]
 pub struct Floor {
     #[command(flatten)]
     options: Options,
@@ -54,7 +58,7 @@ impl Floor {
     /// # Errors
     /// If the processes cannot be started, or an operation fails.
     pub fn run(&self) -> Result<()> {
-        self.measure()?.print(self.options.json)
+        self.measure()?.publish(&self.options)
     }
 
     fn measure(&self) -> Result<Report> {

@@ -26,6 +26,11 @@ const USUAL: Duration = Duration::from_millis(200);
 ///
 /// Server and client are processes of their own. Every reply is compared with its request.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire bench latency --quick
+  nearwire bench latency demo --size 64 --json      # of a server that runs already
+  nearwire bench latency --pin --plot latency.svg")]
 pub struct Latency {
     #[command(flatten)]
     calls: CallOptions,
@@ -43,7 +48,7 @@ impl Latency {
     /// If the processes cannot be started, or a call fails.
     pub fn run(&self) -> Result<()> {
         end_with_children()?;
-        self.measure()?.print(self.calls.options.json)
+        self.measure()?.publish(&self.calls.options)
     }
 
     fn measure(&self) -> Result<Report> {

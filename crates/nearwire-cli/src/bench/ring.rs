@@ -47,6 +47,10 @@ const BATCH: usize = 16;
 /// Messages between two processes, without calls, beside the barest rings that the same memory
 /// allows: round trips, and one way, singly and in batches.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire bench ring --quick
+  nearwire bench ring --pin --json")]
 pub struct Ring {
     #[command(flatten)]
     options: Options,
@@ -62,7 +66,7 @@ impl Ring {
     /// If the processes cannot be started, or a message is lost.
     pub fn run(&self) -> Result<()> {
         end_with_children()?;
-        self.measure()?.print(self.options.json)
+        self.measure()?.publish(&self.options)
     }
 
     fn measure(&self) -> Result<Report> {

@@ -7,6 +7,7 @@ mod figures;
 mod idle;
 mod lanes;
 mod offender;
+mod picture;
 mod report;
 mod requests;
 mod schedule;
@@ -48,7 +49,14 @@ const MOST_CONNECTIONS: usize = 100_000;
 /// The server is one process, its clients are others. Every reply is compared with its request.
 /// With --idle, --bad-clients or --connects, something else is measured, over Nearwire only.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("instead"))]
+#[command(group = clap::ArgGroup::new("instead").conflicts_with("plot"))]
+#[command(after_help = "\
+Examples:
+  nearwire bench scale --quick
+  nearwire bench scale --connections 1000 --size 64 --shape sweep
+  nearwire bench scale --rate 100000 --shape threads --plot scale.svg
+  nearwire bench scale --idle 1000
+  nearwire bench scale --bad-clients")]
 pub struct Scale {
     /// Measure what so many connected, idle clients cost: the throughput of active ones with and
     /// without them, the server's CPU time when nobody calls, memory and descriptors.
@@ -222,6 +230,7 @@ impl Plan {
             options: Options {
                 json: false,
                 pin: false,
+                plot: None,
                 thoroughness: Thoroughness {
                     quick: false,
                     seconds_per: Some(self.run.as_secs_f64()),
@@ -249,7 +258,7 @@ impl Scale {
         if self.bad_clients {
             return self.measure_bad_clients()?.print(json);
         }
-        self.measure()?.print(json)
+        self.measure()?.publish(&self.options)
     }
 
     fn connections(&self, usual: &[usize]) -> Vec<usize> {

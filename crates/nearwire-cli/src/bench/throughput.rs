@@ -28,6 +28,11 @@ const COUNTED_TOGETHER: u64 = 8;
 ///
 /// Server and client are processes of their own. Every reply is compared with its request.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire bench throughput --quick
+  nearwire bench throughput --size 64,1KiB --window 256
+  nearwire bench throughput --transport nearwire --plot throughput.svg")]
 pub struct Throughput {
     #[command(flatten)]
     calls: CallOptions,
@@ -49,7 +54,7 @@ impl Throughput {
     /// If the processes cannot be started, or a call fails.
     pub fn run(&self) -> Result<()> {
         end_with_children()?;
-        self.measure()?.print(self.calls.options.json)
+        self.measure()?.publish(&self.calls.options)
     }
 
     fn measure(&self) -> Result<Report> {

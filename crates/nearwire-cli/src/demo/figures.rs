@@ -72,6 +72,7 @@ mod tests {
             min_ns: 0,
             max_ns: 4 * p50_ns,
             clock_ns: 0.0,
+            curve: Vec::new(),
         }
     }
 

@@ -35,6 +35,11 @@ const SIZES: [usize; 3] = [64, 1 << 10, 64 << 10];
 /// Show it all: a server and clients in processes of their own, round trips against a plain Unix
 /// socket, and every file of a directory hashed by the server and checked by the clients.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire demo
+  nearwire demo --quick --dir ~/src --clients 4
+  nearwire demo --json | jq .files")]
 pub struct Demo {
     /// The directory whose files go through the server.
     #[arg(long, default_value = ".")]

@@ -40,7 +40,28 @@ pub struct Latency {
     pub max_ns: u64,
     /// What one clock read costs.
     pub clock_ns: f64,
+    /// More percentiles of single operations, from the fastest on; as far as there were enough
+    /// operations beyond them to say so.
+    pub curve: Vec<Percentile>,
 }
+
+/// How long a share of the operations took at most.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Percentile {
+    /// The share, from 0 to below 1.
+    pub share: f64,
+    /// The time, in nanoseconds.
+    pub ns: u64,
+}
+
+/// The shares of a curve.
+const SHARES: [f64; 22] = [
+    0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999,
+    0.9995, 0.9998, 0.9999, 0.99995, 0.99999,
+];
+
+/// Operations that must have taken longer than a percentile for it to be in the curve.
+const BEYOND: f64 = 5.0;
 
 /// Times `operation` for a while.
 ///
@@ -168,6 +189,20 @@ impl Samples {
             min_ns: self.singles.min(),
             max_ns: self.singles.max(),
             clock_ns: clock_cost(),
+            curve: SHARES
+                .into_iter()
+                .filter(|share| {
+                    *share == 0.0 || (1.0 - share) * self.singles.len() as f64 >= BEYOND
+                })
+                .map(|share| Percentile {
+                    share,
+                    ns: if share == 0.0 {
+                        self.singles.min()
+                    } else {
+                        percentile(share)
+                    },
+                })
+                .collect(),
             typical_ns: median(self.blocks),
         }
     }

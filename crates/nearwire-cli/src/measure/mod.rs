@@ -12,6 +12,7 @@ mod latency;
 mod machine;
 mod options;
 mod payload;
+mod picture;
 mod probe;
 mod report;
 mod rounds;

@@ -1,5 +1,6 @@
 //! Options that every benchmark takes.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -18,6 +19,24 @@ pub struct Options {
     /// Put the two sides on a CPU each.
     #[arg(long)]
     pub pin: bool,
+    /// Also draw the figures, as an SVG picture: percentile curves of times, bars of what fits
+    /// into a second.
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]
+    pub plot: Option<PathBuf>,
+}
+
+/// Reads the name of a picture, before hours are spent on measuring what cannot be drawn.
+fn svg_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.extension().is_none_or(|extension| extension != "svg") {
+        return Err("a file name that ends with .svg: no other pictures are drawn".to_owned());
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
+            Err(format!("there is no directory {}", parent.display()))
+        }
+        _ => Ok(path),
+    }
 }
 
 /// How long to measure.

@@ -6,7 +6,9 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::{Distance, Machine, Measured, Ratio, RatioFigures, Series, Unit, clock_cost, median};
+use super::{
+    Distance, Machine, Measured, Options, Ratio, RatioFigures, Series, Unit, clock_cost, median,
+};
 use crate::output::{print_json, print_text};
 
 /// Everything a benchmark has to say.
@@ -48,16 +50,24 @@ impl Report {
         }
     }
 
-    /// Prints to standard output, as JSON or as tables.
+    /// Draws the picture, if one was asked for, and prints to standard output, as JSON or as
+    /// tables.
     ///
     /// # Errors
-    /// [`OutputError`](crate::output::OutputError) if the output cannot be written.
-    pub fn print(&self, json: bool) -> Result<()> {
-        if json {
-            print_json(self)
+    /// If the picture cannot be written; [`OutputError`](crate::output::OutputError) if the output
+    /// cannot.
+    pub fn publish(&self, options: &Options) -> Result<()> {
+        // Whatever becomes of the picture: it took long to measure.
+        let drawn = match &options.plot {
+            Some(path) => self.picture().write(path),
+            None => Ok(()),
+        };
+        if options.json {
+            print_json(self)?;
         } else {
-            print_text(&self.text()?)
+            print_text(&self.text()?)?;
         }
+        drawn
     }
 
     /// The report as text.

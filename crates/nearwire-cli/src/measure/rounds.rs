@@ -262,6 +262,7 @@ mod tests {
             min_ns: 0,
             max_ns: 0,
             clock_ns: 0.0,
+            curve: Vec::new(),
         });
         let probe = readings.map(|(before_ns, after_ns)| Bracket {
             before_ns,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Figures, Shape};
 use crate::arguments::human_size;
 use crate::measure::{
-    Machine, RatioFigures, Unit, Verdict, clock_cost, human, plain_table, right_align,
+    Machine, Options, RatioFigures, Unit, Verdict, clock_cost, human, plain_table, right_align,
     verdict_lines,
 };
 use crate::output::{print_json, print_text};
@@ -133,6 +133,28 @@ impl Report {
     pub(super) fn conclude(&mut self) {
         self.verdicts = cliffs(&self.points);
         self.verdicts.extend(self.points.iter().filter_map(tail));
+    }
+
+    /// What stands above the figures: a title, and on what and how they were measured.
+    pub(super) fn heading(&self) -> (String, Vec<String>) {
+        let heading = &self.heading;
+        let mut notes = vec![heading.machine.to_string()];
+        notes.extend(heading.settings.iter().cloned());
+        (heading.title.to_owned(), notes)
+    }
+
+    /// Draws the picture, if one was asked for, and prints.
+    ///
+    /// # Errors
+    /// If the picture cannot be written, or the output.
+    pub(super) fn publish(&self, options: &Options) -> Result<()> {
+        // Whatever becomes of the picture: it took long to measure.
+        let drawn = match &options.plot {
+            Some(path) => self.picture().write(path),
+            None => Ok(()),
+        };
+        self.print(options.json)?;
+        drawn
     }
 
     /// Prints to standard output, as JSON or as tables.
