@@ -51,7 +51,11 @@ mod link;
 #[cfg(not(loom))]
 mod listener;
 #[cfg(not(loom))]
+pub mod metrics;
+#[cfg(not(loom))]
 mod name;
+#[cfg(not(loom))]
+mod observer;
 #[cfg(all(feature = "tokio", not(loom)))]
 mod pool;
 #[cfg(not(loom))]
@@ -92,6 +96,7 @@ mod surface {
         Violation,
     };
     pub use crate::info::ConnectionInfo;
+    pub use crate::observer::Observer;
     #[cfg(feature = "bb8")]
     pub use crate::pool::ConnectionManager;
     #[cfg(feature = "tokio")]

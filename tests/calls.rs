@@ -22,6 +22,8 @@ mod faults;
 mod handshakes;
 #[path = "calls/limits.rs"]
 mod limits;
+#[path = "calls/metrics.rs"]
+mod metrics;
 #[path = "calls/permissions.rs"]
 mod permissions;
 #[path = "calls/server.rs"]

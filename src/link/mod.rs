@@ -9,6 +9,7 @@
 mod async_wait;
 mod establish;
 mod incoming;
+mod observe;
 mod outbox;
 mod outgoing;
 mod rx;
@@ -21,6 +22,7 @@ pub(crate) use establish::{
     Accepting, Grants, MappedMemory, Progress, Wishes, connect, supported_features,
 };
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
+pub(crate) use observe::observe;
 pub(crate) use outbox::Outbox;
 #[cfg(feature = "tokio")]
 pub(crate) use outbox::Withdrawn;
@@ -39,6 +41,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// What the handshake agreed on, seen from one side.
 #[derive(Debug)]
 pub(crate) struct Terms {
+    /// The feature bits in use.
+    pub(crate) features: u64,
     pub(crate) fences: Fences,
     /// Capacity of this side's ring, in bytes.
     pub(crate) ring_out: usize,

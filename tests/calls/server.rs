@@ -75,7 +75,7 @@ pub fn receipt(order: &Order) -> Receipt {
 
 /// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, `pin` (auto, or a
 /// processor), the limits, `handshake_ms`,
-/// `refuse` (with this text), `panicking policy`.
+/// `sampling`, `refuse` (with this text), `panicking policy`.
 pub fn serve(settings: &Settings, commands: Commands) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -166,6 +166,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     }
     if let Some(workers) = settings.number("workers") {
         builder = builder.workers(workers);
+    }
+    if let Some(one_in) = settings.number("sampling") {
+        builder = builder.sampling(one_in as u32);
     }
     match settings.text("pin") {
         None => {}
