@@ -47,7 +47,7 @@ fn every_call_is_counted_once_by_how_it_ended() {
         while let Some(item) = items.next().await {
             item.unwrap();
         }
-        let mut endless = client.stream_bytes("endless", b"");
+        let mut endless = client.stream::<Vec<u8>>("endless", &0u64);
         endless.next().await;
         drop(endless);
         client.notify_bytes("echo", b"no answer").await.unwrap();
