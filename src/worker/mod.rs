@@ -298,9 +298,15 @@ impl Worker {
                 spinner,
                 ..
             } = &mut self;
-            let found = spinner.spin(|| {
-                mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
-            });
+            let found = match active[..] {
+                [alone] => {
+                    let connection = &mut connections[alone];
+                    spinner.spin(|| connection.watch() || mailbox.has_mail())
+                }
+                _ => spinner.spin(|| {
+                    mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
+                }),
+            };
             let (paid, wasted) = self.spinner.record();
             self.counters.set(Counter::SpinsPaid, paid);
             self.counters.set(Counter::SpinsWasted, wasted);
