@@ -25,6 +25,7 @@
 //! - `tokio` (default): the async client, async handlers and streams, `AsyncRead`/`AsyncWrite`.
 //! - `serde` (default): typed calls, encoded as postcard.
 //! - `bb8`: a connection manager for those who pool with bb8.
+//! - `prometheus`: a server's metrics in a Prometheus registry.
 //! - `tower`: clients and pools as tower services, tower services as methods.
 //!
 //! # Who can talk to whom
@@ -44,6 +45,8 @@ mod waiter;
 mod client;
 #[cfg(not(loom))]
 mod error;
+#[cfg(all(feature = "prometheus", not(loom)))]
+mod exporter;
 #[cfg(not(loom))]
 mod info;
 #[cfg(not(loom))]
@@ -95,6 +98,8 @@ mod surface {
         CloseReason, DirectoryFault, Error, Executed, Identity, Result, SegmentRefused, Status,
         Violation,
     };
+    #[cfg(feature = "prometheus")]
+    pub use crate::exporter::Exporter;
     pub use crate::info::ConnectionInfo;
     pub use crate::observer::Observer;
     #[cfg(feature = "bb8")]

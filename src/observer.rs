@@ -66,6 +66,11 @@ impl Observer {
         self.reader.snapshot()
     }
 
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
     /// Who the server is, as the system tells.
     pub fn server(&self) -> &Identity {
         &self.peer

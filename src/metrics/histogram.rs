@@ -157,6 +157,7 @@ impl Histogram {
 
     /// How many values are below each power of two: the largest value below it, and how many values
     /// are not larger than the one and larger than the one before.
+    #[cfg(any(test, feature = "prometheus"))]
     pub(crate) fn powers_of_two(&self) -> impl Iterator<Item = (u64, u64)> {
         // Another process may have written anything.
         let sum = |counts: &[u64]| counts.iter().fold(0u64, |sum, &n| sum.wrapping_add(n));
