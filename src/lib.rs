@@ -100,7 +100,7 @@ mod surface {
     };
     #[cfg(feature = "prometheus")]
     pub use crate::exporter::Exporter;
-    pub use crate::info::ConnectionInfo;
+    pub use crate::info::{ConnectionInfo, feature_names};
     pub use crate::observer::Observer;
     #[cfg(feature = "bb8")]
     pub use crate::pool::ConnectionManager;

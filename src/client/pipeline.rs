@@ -94,8 +94,8 @@ impl<'a> Pipeline<'a> {
         if !self.client.stage_plain(method, id, request)? {
             self.submit_slowly(method, id, request)?;
         }
-        if let Some(began) = self.client.latencies.begin() {
-            self.sampled.push_back((id, began));
+        if self.client.latencies.is_due() {
+            self.sample(id);
         }
         self.in_flight += 1;
         Ok(CallId(id))
@@ -173,6 +173,12 @@ impl<'a> Pipeline<'a> {
             }
         }
         Ok(None)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn sample(&mut self, id: u64) {
+        self.sampled.push_back((id, Instant::now()));
     }
 
     /// A call has ended, and the caller gets its reply.

@@ -19,7 +19,8 @@ mod wait;
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
 pub(crate) use establish::{
-    Accepting, Grants, MappedMemory, Progress, Wishes, connect, supported_features,
+    Accepting, FEATURE_ASYMMETRIC_FENCES, Grants, MappedMemory, Progress, Wishes, connect,
+    supported_features,
 };
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
 pub(crate) use observe::observe;

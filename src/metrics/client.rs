@@ -49,10 +49,16 @@ impl Latencies {
         }
     }
 
+    /// A call begins: whether it is sampled.
+    #[inline(always)]
+    pub(crate) fn is_due(&mut self) -> bool {
+        self.sampler.is_due()
+    }
+
     /// A call begins: the time, if it is sampled.
     #[inline(always)]
     pub(crate) fn begin(&mut self) -> Option<Instant> {
-        self.sampler.is_due().then(Instant::now)
+        self.is_due().then(Instant::now)
     }
 
     /// A sampled call has ended.

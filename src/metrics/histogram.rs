@@ -211,7 +211,9 @@ impl fmt::Debug for Histogram {
 
 /// A time in nanoseconds, as the page has it.
 pub(crate) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    // Not by 128 bits: this is done for every connection that is observed.
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(time.subsec_nanos().into())
 }
 
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub(super) struct Connection {
     pub(super) last_busy: Instant,
     /// Whether it is swept.
     pub(super) is_active: bool,
+    /// Whether the page does not say yet how it was parked.
+    pub(super) is_unobserved: bool,
 }
 
 /// What a connection has counted, of which the worker's counters know.
@@ -109,6 +111,7 @@ impl Connection {
             slot: None,
             last_busy: Instant::now(),
             is_active: false,
+            is_unobserved: false,
         }
     }
 

@@ -114,6 +114,7 @@ impl WorkerHandle {
             connections: Slab::new(),
             active: Vec::with_capacity(ROOM),
             parking: Vec::with_capacity(ROOM),
+            unobserved: Vec::with_capacity(ROOM),
             events: Vec::with_capacity(ROOM),
             multiplexer,
             bench: Bench {
@@ -224,6 +225,8 @@ struct Worker {
     /// Kept from use to use, so that sleeping and waking allocate nothing: connections to be
     /// parked, and what the kernel said.
     parking: Vec<usize>,
+    /// Parked since the page was told last how connections are.
+    unobserved: Vec<usize>,
     events: Vec<Event>,
     multiplexer: Multiplexer,
     bench: Bench,
@@ -373,7 +376,7 @@ impl Worker {
         }
         self.look_for_stall(now);
         self.listen(Some(Duration::ZERO));
-        if now.saturating_duration_since(self.observed) > OBSERVATION {
+        if now.saturating_duration_since(self.observed) >= OBSERVATION {
             self.observe();
         }
         let connections = &mut self.connections;
@@ -391,13 +394,21 @@ impl Worker {
         }
     }
 
-    /// Says in the page how the active connections are. The others were observed when they were
-    /// parked.
+    /// Says in the page how those connections are that are active, or were parked since the last
+    /// time.
     #[cold]
     fn observe(&mut self) {
         self.observed = self.now;
+        let page = &self.settings.page;
         for &key in &self.active {
-            self.connections[key].observe(&self.settings.page, self.now);
+            self.connections[key].observe(page, self.now);
+        }
+        for key in self.unobserved.drain(..) {
+            // Another connection may have the place by now, which does no harm.
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.is_unobserved = false;
+                connection.observe(page, self.now);
+            }
         }
     }
 
@@ -425,7 +436,10 @@ impl Worker {
                 Fences::Symmetric => symmetric = true,
                 Fences::Asymmetric => asymmetric = true,
             }
-            connection.observe(&self.settings.page, self.now);
+            if !connection.is_unobserved {
+                connection.is_unobserved = true;
+                self.unobserved.push(key);
+            }
         }
         // One fence of each kind serves all announcements.
         let reliable = (!symmetric || Fences::Symmetric.sleeper())
@@ -460,12 +474,23 @@ impl Worker {
         if !self.mailbox.fall_asleep() {
             return;
         }
+        let mut timeout = None;
+        if !self.unobserved.is_empty() {
+            let since = self.now.saturating_duration_since(self.observed);
+            if since >= OBSERVATION {
+                self.observe();
+            } else {
+                // Once more, to say how the connections were left.
+                timeout = Some(OBSERVATION);
+            }
+        }
         self.counters.add(Counter::Sleeps, 1);
         self.counters.set_gauge(Gauge::ConnectionsActive, 0);
         self.counters.set_gauge(Gauge::Awake, 0);
-        let mut timeout = self
-            .drain_until
-            .map(|until| until.saturating_duration_since(Instant::now()));
+        if let Some(until) = self.drain_until {
+            let left = until.saturating_duration_since(Instant::now());
+            timeout = Some(timeout.map_or(left, |timeout: Duration| timeout.min(left)));
+        }
         if !reliable {
             timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
         }

@@ -7,13 +7,18 @@ mod baseline;
 mod bench;
 mod call;
 mod demo;
+mod inspect;
 mod logging;
 mod measure;
 mod output;
 mod private;
 mod process;
+mod rates;
+mod scrape;
 mod serve;
 mod services;
+mod stat;
+mod top;
 
 use std::io;
 use std::process::ExitCode;
@@ -37,6 +42,9 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Call(call::Call),
+    Stat(stat::Stat),
+    Inspect(inspect::Inspect),
+    Top(top::Top),
     Demo(demo::Demo),
     /// Measure: the hardware, and what is made of it.
     #[command(subcommand)]
@@ -52,6 +60,9 @@ impl Command {
         match self {
             Self::Serve(serve) => Some(&serve.name),
             Self::Call(call) => Some(&call.name),
+            Self::Stat(stat) => Some(&stat.name),
+            Self::Inspect(inspect) => Some(&inspect.name),
+            Self::Top(top) => Some(&top.name),
             Self::Bench(bench) => bench.server(),
             Self::Demo(_) | Self::Child(_) => None,
         }
@@ -93,6 +104,9 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(serve) => serve.run(),
         Command::Call(call) => call.run(),
+        Command::Stat(stat) => stat.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Top(top) => top.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
         Command::Child(arguments) => process::be_child(arguments, role),
