@@ -82,6 +82,7 @@ mod typed;
 #[cfg(not(loom))]
 mod worker;
 
+pub use proto::frame::{BadTraceparent, TraceContext};
 pub use proto::status::Code;
 #[cfg(not(loom))]
 pub use surface::*;

@@ -10,7 +10,7 @@ use crate::link::{
     whole_max,
 };
 use crate::metrics::{ClientMetrics, Latencies};
-use crate::proto::frame::{Frame, Header, Kind, Tag};
+use crate::proto::frame::{Frame, Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CallShape;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::settings::Spin;
@@ -46,6 +46,8 @@ pub struct BlockingClient {
     owed_cancel: Option<u64>,
     /// Whether the server has said that it shuts down.
     draining: bool,
+    /// Goes with the calls that follow.
+    trace: Option<TraceContext>,
 }
 
 /// What ends a call.
@@ -84,6 +86,7 @@ impl BlockingClient {
             latencies: Latencies::new(sampling),
             owed_cancel: None,
             draining: false,
+            trace: None,
             link,
         }
     }
@@ -92,6 +95,14 @@ impl BlockingClient {
     /// for the next call.
     pub fn is_draining(&self) -> bool {
         self.draining
+    }
+
+    /// Has the calls that follow, those of a [`Pipeline`] excepted, say which trace they belong to and
+    /// which span is their parent; `None`: no more. To a server of a version that does not know of it
+    /// nothing is said. Costs 32 bytes per request.
+    pub fn set_trace(&mut self, trace: Option<TraceContext>) {
+        let carried = self.link.shared.terms.carry_traces();
+        self.trace = trace.filter(|_| carried);
     }
 
     /// Finds a method, to save the search by name in each call.
@@ -208,6 +219,7 @@ impl BlockingClient {
         check_shape(&self.link.shared, method, CallShape::Unary)?;
         let id = self.fresh_id();
         let mut header = Header::request(method.number, id);
+        header.trace = self.trace;
         header.one_way = true;
         self.send_slowly(header, request, None)
     }
@@ -230,10 +242,11 @@ impl BlockingClient {
         let id = self.fresh_id();
         let began = self.latencies.begin();
         let mut deadline = None;
-        if timeout.is_none() && self.stage_plain(method, id, request)? {
+        if timeout.is_none() && self.trace.is_none() && self.stage_plain(method, id, request)? {
             self.link.tx.publish();
         } else {
             let mut header = Header::request(method.number, id);
+            header.trace = self.trace;
             if let Some(timeout) = timeout {
                 if timeout.is_zero() {
                     return Err(Error::DeadlineExceeded);

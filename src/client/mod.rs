@@ -170,6 +170,14 @@ impl ClientBuilder {
             timeout: self.timeout,
             policy: self.peers.clone(),
         };
-        connect(&Place::of(name)?, &wishes)
+        let link = connect(&Place::of(name)?, &wishes)?;
+        tracing::debug!(
+            server = name,
+            peer.pid = link.shared.peer.pid,
+            peer.label = link.shared.terms.peer_label,
+            connection = link.shared.terms.connection_id,
+            "connected"
+        );
+        Ok(link)
     }
 }

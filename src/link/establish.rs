@@ -24,13 +24,16 @@ use std::time::{Duration, Instant};
 /// Feature bit: this process can take part in asymmetric fences (see `waiter`).
 pub(crate) const FEATURE_ASYMMETRIC_FENCES: u64 = 1;
 
+/// Feature bit: requests may carry a trace context.
+pub(crate) const FEATURE_TRACE_CONTEXT: u64 = 2;
+
 /// What this build can do on this system.
 pub(crate) fn supported_features() -> u64 {
-    if sys::register_for_heavy_fences() {
-        FEATURE_ASYMMETRIC_FENCES
-    } else {
-        0
-    }
+    let fences = match sys::register_for_heavy_fences() {
+        true => FEATURE_ASYMMETRIC_FENCES,
+        false => 0,
+    };
+    fences | FEATURE_TRACE_CONTEXT
 }
 
 /// What a client asks for.

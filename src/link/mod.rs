@@ -19,8 +19,8 @@ mod wait;
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
 pub(crate) use establish::{
-    Accepting, FEATURE_ASYMMETRIC_FENCES, Grants, MappedMemory, Progress, Wishes, connect,
-    supported_features,
+    Accepting, FEATURE_ASYMMETRIC_FENCES, FEATURE_TRACE_CONTEXT, Grants, MappedMemory, Progress,
+    Wishes, connect, supported_features,
 };
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
 pub(crate) use observe::observe;
@@ -64,6 +64,13 @@ pub(crate) struct Terms {
     pub(crate) methods: Arc<[Method]>,
     /// What the peer calls itself.
     pub(crate) peer_label: String,
+}
+
+impl Terms {
+    /// Whether requests may carry a trace context.
+    pub(crate) fn carry_traces(&self) -> bool {
+        self.features & FEATURE_TRACE_CONTEXT != 0
+    }
 }
 
 /// One side of an established connection.

@@ -6,7 +6,7 @@ use crate::link::{Incoming, Link, Outbox, Outgoing, next_incoming, stage_plain, 
 use crate::metrics::{
     ConnectionSlot, Counter, CountersPage, Gauge, Observed, Opened, State, WorkerCounters,
 };
-use crate::proto::frame::{Header, Kind, Tag};
+use crate::proto::frame::{Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CloseCode;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::{Code, encode_status};
@@ -15,6 +15,7 @@ use crate::server::methods::{CallContext, Handler};
 use crate::waiter::Fences;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+use tracing::Span;
 #[cfg(feature = "tokio")]
 use {
     super::calls::{Calls, Running},
@@ -26,6 +27,7 @@ use {
     crate::server::outlet::{Account, ByteItemSender},
     std::sync::Arc,
     std::task::{Context, Poll, Waker},
+    tracing::Instrument,
 };
 
 /// Records that a connection may take of a sweep before the next connection's turn.
@@ -35,6 +37,9 @@ const RECORDS_PER_TURN: u64 = 256;
 /// while the worker goes on. With other connections the client has other replies to take, and each
 /// publication costs a line (docs: tuning).
 const REPLIES_TOGETHER: u64 = 16;
+
+/// The target of spans and events about calls.
+const CALLS: &str = "nearwire::call";
 
 /// A reply buffer larger than this is not kept for the next call.
 const KEPT_REPLY: usize = 256 << 10;
@@ -92,6 +97,7 @@ impl Connection {
             peer: link.shared.peer,
             connection: link.shared.terms.connection_id,
             deadline: None,
+            trace: None,
         };
         #[cfg(not(feature = "tokio"))]
         let _ = (key, max_in_flight);
@@ -176,6 +182,8 @@ impl Connection {
             self.outbox.flush(&mut self.link.tx)?;
             busy = self.link.tx.position() != sent_before;
         }
+        // Calls that somebody wants to see go the way on which they have spans.
+        let traced = tracing::enabled!(target: CALLS, tracing::Level::DEBUG);
         let (mut taken, mut answered) = (0, 0);
         // The place of the next call to be sampled, and of the last one.
         let (mut sample_at, mut sampled_at) = (bench.sampler.left(), 0);
@@ -193,7 +201,11 @@ impl Connection {
                         sample_at += bench.sampler.next_gap();
                         began = Some(Instant::now());
                     }
-                    let Some(Handler::Sync(handler)) = bench.methods.get(method) else {
+                    let handler = match bench.methods.get(method) {
+                        Some(Handler::Sync(handler)) if !traced => Some(handler),
+                        _ => None,
+                    };
+                    let Some(handler) = handler else {
                         bench.began = began;
                         let payload = payload.to_vec();
                         self.take_other(bench, Header::request(method, id), payload)?;
@@ -311,6 +323,10 @@ impl Connection {
 
     /// Counts how a call ended.
     fn count_call<T>(&self, ended: &Result<T, Status>) {
+        if let Err(status) = ended {
+            let (code, connection) = (status.code, self.context.connection);
+            tracing::debug!(target: CALLS, %code, connection, "a call failed: {}", status.message);
+        }
         self.counters.add(outcome(ended), 1);
     }
 
@@ -465,11 +481,19 @@ impl Connection {
         let mut context = self.context.clone();
         let left = header.deadline_ns.map(Duration::from_nanos);
         context.deadline = left.and_then(|left| Instant::now().checked_add(left));
+        if header.trace.is_some() && !self.link.shared.terms.carry_traces() {
+            return Err(self.unexpected("a trace context, which was not agreed on,"));
+        }
+        // What names no trace is as good as none.
+        context.trace = header.trace.filter(TraceContext::is_valid);
+        let span = self.span(methods.name(header.method), &context, id);
         match handler {
             Handler::Sync(handler) => {
                 bench.reply.clear();
                 let reply = &mut bench.reply;
-                let result = catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)));
+                let result = span.in_scope(|| {
+                    catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)))
+                });
                 if let Some(began) = began {
                     bench.handler_ended(began);
                 }
@@ -482,9 +506,27 @@ impl Connection {
             #[cfg(feature = "tokio")]
             Handler::Async { shape, start } => {
                 bench.began = began;
-                self.start(bench, &header, context, payload, *shape, start)
+                let start = (*shape, &**start);
+                self.start(bench, &header, context, payload, start, span)
             }
         }
+    }
+
+    /// A call, as those see it who trace: from the handler's start to its end.
+    fn span(&self, method: &str, context: &CallContext, id: u64) -> Span {
+        let span = tracing::debug_span!(
+            target: CALLS,
+            "call",
+            method,
+            id,
+            connection = context.connection,
+            peer.pid = context.peer.pid,
+            traceparent = tracing::field::Empty,
+        );
+        if let Some(trace) = &context.trace {
+            span.record("traceparent", tracing::field::display(trace));
+        }
+        span
     }
 
     /// Starts an async handler, or puts the request off until another call has ended.
@@ -495,8 +537,8 @@ impl Connection {
         header: &Header,
         context: CallContext,
         payload: Vec<u8>,
-        shape: CallShape,
-        start: &AsyncHandler,
+        (shape, start): (CallShape, &AsyncHandler),
+        span: Span,
     ) -> Small<()> {
         let id = header.request_id;
         if self.calls.contains(id) {
@@ -526,7 +568,10 @@ impl Connection {
                 .map(|inlet| ByteItemReceiver::new(inlet, self.address(bench, id))),
         };
         let started = catch_unwind(AssertUnwindSafe(|| {
-            let mut call = start(context, payload, streams);
+            let mut call = span.in_scope(|| start(context, payload, streams));
+            if !span.is_disabled() {
+                call = Box::pin(call.instrument(span));
+            }
             if shape != CallShape::Unary {
                 return Started::Pending(call);
             }
