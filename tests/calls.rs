@@ -31,6 +31,8 @@ mod server;
 #[path = "calls/streams.rs"]
 mod streams;
 mod support;
+#[path = "calls/traces.rs"]
+mod traces;
 #[path = "calls/unary.rs"]
 mod unary;
 #[path = "calls/uploads.rs"]

@@ -3,7 +3,7 @@
 use crate::support::Settings;
 use crate::support::child::{Commands, open_descriptors, say};
 use nearwire::{
-    ByteItemSender, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server, ServerBuilder,
+    ByteItemSender, CallContext, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server, ServerBuilder,
     Spin, Status,
 };
 use serde::{Deserialize, Serialize};
@@ -121,6 +121,12 @@ pub fn bind(settings: &Settings, commands: Commands) {
     }
 }
 
+/// The caller's trace context, as text.
+fn traceparent(context: &CallContext) -> String {
+    let trace = context.trace.map(|trace| trace.to_string());
+    trace.unwrap_or_else(|| "none".into())
+}
+
 fn report(counters: &Counters, connections: usize) {
     let Counters {
         echoed,
@@ -212,6 +218,14 @@ fn methods(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
         .method("raw_bytes", |len: &[u8]| {
             let len = u64::from_le_bytes(len.try_into().unwrap());
             Ok(vec![7; len as usize])
+        })
+        .method_into("traceparent", |context, _, reply| {
+            reply.extend(traceparent(context).bytes());
+            Ok(())
+        })
+        .method_async_with("traceparent_later", |context, _| async move {
+            tokio::task::yield_now().await;
+            Ok(traceparent(&context).into_bytes())
         })
         .method_into("who", |context, _, reply| {
             reply.extend(context.peer.pid.to_le_bytes());
