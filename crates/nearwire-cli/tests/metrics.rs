@@ -308,3 +308,16 @@ fn top_shows_a_server_and_leaves_the_terminal_clean() {
     let ended = place.run(&["top", "busy"]);
     ended.expect_error(&["needs a terminal"]);
 }
+
+#[test]
+fn calls_can_be_traced() {
+    let place = Place::new();
+    let mut server = place.serve("busy", &["-vv"]);
+    let mut client = connect(&place, "busy", "a test");
+    client.call_bytes("echo", b"x").unwrap();
+    client.call_bytes("fail", b"for a reason").unwrap_err();
+    let line = server.expect_line("a call failed");
+    assert!(line.contains("nearwire::call") && line.contains("for a reason"), "{line}");
+    drop(client);
+    server.expect("connection closed");
+}
