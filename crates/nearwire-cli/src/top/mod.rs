@@ -123,7 +123,7 @@ impl Top {
                     continue;
                 }
                 match event::read()? {
-                    Event::Key(key) if key.kind != KeyEventKind::Release => {
+                    Event::Key(key) if key.kind == KeyEventKind::Press => {
                         if !screen.press(key) {
                             return Ok(());
                         }
