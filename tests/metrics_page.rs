@@ -24,7 +24,12 @@ fn table() -> String {
             _ => "",
         };
         let name = metric.exported_name();
-        writeln!(table, "| `{name}{label}` | {kind} | {unit} | {} |", metric.help).unwrap();
+        writeln!(
+            table,
+            "| `{name}{label}` | {kind} | {unit} | {} |",
+            metric.help
+        )
+        .unwrap();
     }
     table
 }

@@ -3,8 +3,8 @@
 use crate::support::Settings;
 use crate::support::child::{Commands, open_descriptors, say};
 use nearwire::{
-    ByteItemSender, CallContext, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server, ServerBuilder,
-    Spin, Status,
+    ByteItemSender, CallContext, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server,
+    ServerBuilder, Spin, Status,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

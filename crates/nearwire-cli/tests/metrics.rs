@@ -317,7 +317,10 @@ fn calls_can_be_traced() {
     client.call_bytes("echo", b"x").unwrap();
     client.call_bytes("fail", b"for a reason").unwrap_err();
     let line = server.expect_line("a call failed");
-    assert!(line.contains("nearwire::call") && line.contains("for a reason"), "{line}");
+    assert!(
+        line.contains("nearwire::call") && line.contains("for a reason"),
+        "{line}"
+    );
     drop(client);
     server.expect("connection closed");
 }
