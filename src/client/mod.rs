@@ -16,7 +16,7 @@ pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::link::{Link, Wishes, connect};
+use crate::link::{Link, Wishes, connect, supported_features};
 use crate::metrics::DEFAULT_SAMPLING;
 use crate::name::Place;
 use crate::proto::handshake::fitting_label;
@@ -161,6 +161,7 @@ impl ClientBuilder {
         self.check()?;
         let wishes = Wishes {
             mode,
+            features: supported_features(),
             ring_to_server: self.ring,
             ring_to_client: self.ring,
             max_message: self.max_message as u64,

@@ -40,6 +40,8 @@ pub(crate) fn supported_features() -> u64 {
 #[derive(Debug, Clone)]
 pub(crate) struct Wishes {
     pub(crate) mode: Mode,
+    /// The feature bits that it offers.
+    pub(crate) features: u64,
     /// Capacity of the ring towards the server, in bytes.
     pub(crate) ring_to_server: usize,
     /// Capacity of the ring towards the client, in bytes.
@@ -63,7 +65,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let hello = Hello {
         versions: VERSIONS,
         mode: wishes.mode,
-        features_offered: supported_features(),
+        features_offered: wishes.features,
         features_required: 0,
         layout_hash: layout::LAYOUT_HASH,
         ring_to_server: wishes.ring_to_server as u32,

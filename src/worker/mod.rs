@@ -17,6 +17,8 @@
 mod calls;
 mod connection;
 mod mailbox;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "tokio")]
 pub(crate) use calls::RunningLimit;
