@@ -180,13 +180,13 @@ fn lock(snapshot: &Mutex<Snapshot>) -> MutexGuard<'_, Snapshot> {
     snapshot.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Metrics of one name, labels apart, in the order of the table.
+/// Metrics of one name together, wherever they stand in the table.
 fn families(server: &str) -> Result<Vec<Family>> {
     let mut families: Vec<Family> = Vec::new();
     for (member, metric) in Member::all() {
         let name = metric.exported_name();
-        let known = families.iter_mut();
-        if let Some(family) = known.last().filter(|f| f.description.fq_name == name) {
+        let mut known = families.iter_mut();
+        if let Some(family) = known.find(|family| family.description.fq_name == name) {
             family.members.push(member);
             continue;
         }

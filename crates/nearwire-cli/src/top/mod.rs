@@ -79,6 +79,10 @@ impl Top {
         // Also sees to it that a panic leaves the terminal clean.
         let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
         let watched = self.watch(&mut terminal, observer, &signal);
+        // Its drop would do it, and a signal's default action drops nothing.
+        terminal
+            .show_cursor()
+            .context("cannot give the cursor back")?;
         ratatui::try_restore().context("cannot give the terminal back")?;
         watched?;
         match signal.load(Relaxed) {
