@@ -85,6 +85,9 @@ pub enum Error {
     /// with its reason, or bytes that make no sense.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    /// The server's counters page cannot be read.
+    #[error(transparent)]
+    Counters(#[from] crate::metrics::PageError),
     /// The peer's segment is not what was agreed.
     #[error("the peer's shared memory was refused: {0}")]
     Segment(#[from] SegmentRefused),

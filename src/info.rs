@@ -1,8 +1,24 @@
 //! What a connection is really made of.
 
 use crate::error::Identity;
-use crate::link::Shared;
+use crate::link::{FEATURE_ASYMMETRIC_FENCES, FEATURE_TRACE_CONTEXT, Shared};
 use crate::waiter::Fences;
+
+/// The names of the feature bits of a connection, for people. A bit that this version does not know is
+/// shown by its number.
+///
+/// ```
+/// assert_eq!(nearwire::feature_names(1 | 1 << 60), ["asymmetric fences", "bit 60"]);
+/// ```
+pub fn feature_names(features: u64) -> Vec<String> {
+    let bits = (0..64).filter(|bit| features >> bit & 1 == 1);
+    let name = |bit: u32| match 1 << bit {
+        FEATURE_ASYMMETRIC_FENCES => "asymmetric fences".to_owned(),
+        FEATURE_TRACE_CONTEXT => "trace context".to_owned(),
+        _ => format!("bit {bit}"),
+    };
+    bits.map(name).collect()
+}
 
 /// What the handshake agreed on and the system granted, as opposed to what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

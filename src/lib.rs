@@ -25,6 +25,7 @@
 //! - `tokio` (default): the async client, async handlers and streams, `AsyncRead`/`AsyncWrite`.
 //! - `serde` (default): typed calls, encoded as postcard.
 //! - `bb8`: a connection manager for those who pool with bb8.
+//! - `prometheus`: a server's metrics in a Prometheus registry.
 //! - `tower`: clients and pools as tower services, tower services as methods.
 //!
 //! # Who can talk to whom
@@ -44,6 +45,8 @@ mod waiter;
 mod client;
 #[cfg(not(loom))]
 mod error;
+#[cfg(all(feature = "prometheus", not(loom)))]
+mod exporter;
 #[cfg(not(loom))]
 mod info;
 #[cfg(not(loom))]
@@ -51,7 +54,11 @@ mod link;
 #[cfg(not(loom))]
 mod listener;
 #[cfg(not(loom))]
+pub mod metrics;
+#[cfg(not(loom))]
 mod name;
+#[cfg(not(loom))]
+mod observer;
 #[cfg(all(feature = "tokio", not(loom)))]
 mod pool;
 #[cfg(not(loom))]
@@ -75,6 +82,7 @@ mod typed;
 #[cfg(not(loom))]
 mod worker;
 
+pub use proto::frame::{BadTraceparent, TraceContext};
 pub use proto::status::Code;
 #[cfg(not(loom))]
 pub use surface::*;
@@ -91,7 +99,10 @@ mod surface {
         CloseReason, DirectoryFault, Error, Executed, Identity, Result, SegmentRefused, Status,
         Violation,
     };
-    pub use crate::info::ConnectionInfo;
+    #[cfg(feature = "prometheus")]
+    pub use crate::exporter::Exporter;
+    pub use crate::info::{ConnectionInfo, feature_names};
+    pub use crate::observer::Observer;
     #[cfg(feature = "bb8")]
     pub use crate::pool::ConnectionManager;
     #[cfg(feature = "tokio")]

@@ -12,6 +12,9 @@
 //! - [`LocalWords`] and [`PeerWords`] give atomics; all cross-process ordering goes through them.
 
 mod copy;
+mod page;
+
+pub(crate) use page::{Block, OwnPage, PageView};
 
 use crate::layout;
 use crate::ring::{Cursors, InPlace, Sink, Source};

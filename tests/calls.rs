@@ -22,6 +22,8 @@ mod faults;
 mod handshakes;
 #[path = "calls/limits.rs"]
 mod limits;
+#[path = "calls/metrics.rs"]
+mod metrics;
 #[path = "calls/permissions.rs"]
 mod permissions;
 #[path = "calls/server.rs"]
@@ -29,6 +31,8 @@ mod server;
 #[path = "calls/streams.rs"]
 mod streams;
 mod support;
+#[path = "calls/traces.rs"]
+mod traces;
 #[path = "calls/unary.rs"]
 mod unary;
 #[path = "calls/uploads.rs"]

@@ -16,7 +16,8 @@ pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::link::{Link, Wishes, connect};
+use crate::link::{Link, Wishes, connect, supported_features};
+use crate::metrics::DEFAULT_SAMPLING;
 use crate::name::Place;
 use crate::proto::handshake::fitting_label;
 use crate::proto::mode::Mode;
@@ -46,6 +47,7 @@ pub struct ClientBuilder {
     timeout: Duration,
     peers: PeerPolicy,
     label: String,
+    pub(crate) sampling: u32,
 }
 
 impl Default for ClientBuilder {
@@ -65,6 +67,7 @@ impl ClientBuilder {
             timeout: Duration::from_secs(5),
             peers: PeerPolicy::default(),
             label: String::new(),
+            sampling: DEFAULT_SAMPLING,
         }
     }
 
@@ -119,6 +122,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets how many calls are timed for [`ClientMetrics`](crate::metrics::ClientMetrics): one in so
+    /// many; 0: none. See [`metrics`](crate::metrics). Default: one in 1000.
+    #[must_use]
+    pub fn sampling(mut self, one_in: u32) -> Self {
+        self.sampling = one_in;
+        self
+    }
+
     /// Connects to a server, for calls from one thread. Blocks for the timeout at most.
     ///
     /// # Errors
@@ -128,6 +139,7 @@ impl ClientBuilder {
         Ok(BlockingClient::new(
             self.link(name, Mode::Calls)?,
             self.spin,
+            self.sampling,
         ))
     }
 
@@ -149,6 +161,7 @@ impl ClientBuilder {
         self.check()?;
         let wishes = Wishes {
             mode,
+            features: supported_features(),
             ring_to_server: self.ring,
             ring_to_client: self.ring,
             max_message: self.max_message as u64,
@@ -158,6 +171,14 @@ impl ClientBuilder {
             timeout: self.timeout,
             policy: self.peers.clone(),
         };
-        connect(&Place::of(name)?, &wishes)
+        let link = connect(&Place::of(name)?, &wishes)?;
+        tracing::debug!(
+            server = name,
+            peer.pid = link.shared.peer.pid,
+            peer.label = link.shared.terms.peer_label,
+            connection = link.shared.terms.connection_id,
+            "connected"
+        );
+        Ok(link)
     }
 }

@@ -8,6 +8,7 @@ use crate::proto::frame::Header;
 use crate::proto::handshake::CallShape;
 use crate::ring::Ready;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Looks that find nothing, between two looks whether the server is still there.
 const LOOKS_PER_CONTROL: u32 = 4096;
@@ -48,17 +49,20 @@ pub struct Pipeline<'a> {
     looks_in_vain: u32,
     /// Replies that arrived while a request waited for space. At most `max_in_flight`.
     early: VecDeque<(u64, Result<Vec<u8>, Status>)>,
+    /// Calls in flight whose times are sampled, in the order of their numbers.
+    sampled: VecDeque<(u64, Instant)>,
 }
 
 impl<'a> Pipeline<'a> {
     pub(super) fn new(client: &'a mut BlockingClient) -> Self {
-        let first = client.fresh_id();
+        let first = client.next_id();
         Self {
             client,
             first,
             in_flight: 0,
             looks_in_vain: 0,
             early: VecDeque::new(),
+            sampled: VecDeque::new(),
         }
     }
 
@@ -89,6 +93,9 @@ impl<'a> Pipeline<'a> {
         let id = self.client.fresh_id();
         if !self.client.stage_plain(method, id, request)? {
             self.submit_slowly(method, id, request)?;
+        }
+        if self.client.latencies.is_due() {
+            self.sample(id);
         }
         self.in_flight += 1;
         Ok(CallId(id))
@@ -134,7 +141,7 @@ impl<'a> Pipeline<'a> {
         wait: fn(&mut Self) -> Result<bool>,
     ) -> Result<Option<T>> {
         if let Some((id, reply)) = self.early.pop_front() {
-            self.in_flight -= 1;
+            self.note_end(id);
             return Ok(Some(visit(
                 CallId(id),
                 reply.as_deref().map_err(Clone::clone),
@@ -145,13 +152,13 @@ impl<'a> Pipeline<'a> {
                 Some(Answer::Buffered { id, len }) => {
                     // A lower number: of a call given up before this pipeline.
                     if id >= self.first {
-                        self.in_flight -= 1;
+                        self.note_end(id);
                         return Ok(Some(visit(CallId(id), Ok(&self.client.buffer[..len]))));
                     }
                 }
                 Some(Answer::Ended { id, ended }) => {
                     if id >= self.first {
-                        self.in_flight -= 1;
+                        self.note_end(id);
                         return Ok(Some(visit(
                             CallId(id),
                             ended.as_deref().map_err(Clone::clone),
@@ -166,6 +173,32 @@ impl<'a> Pipeline<'a> {
             }
         }
         Ok(None)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn sample(&mut self, id: u64) {
+        self.sampled.push_back((id, Instant::now()));
+    }
+
+    /// A call has ended, and the caller gets its reply.
+    #[inline(always)]
+    fn note_end(&mut self, id: u64) {
+        self.in_flight -= 1;
+        if !self.sampled.is_empty() {
+            self.time(id);
+        }
+    }
+
+    /// Takes down the time of a call, if it is one of those sampled.
+    #[cold]
+    #[inline(never)]
+    fn time(&mut self, id: u64) {
+        if let Ok(place) = self.sampled.binary_search_by_key(&id, |&(of, _)| of)
+            && let Some((_, began)) = self.sampled.remove(place)
+        {
+            self.client.latencies.end(began);
+        }
     }
 
     /// Notes that no reply is there, or why none will come.

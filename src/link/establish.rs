@@ -24,19 +24,24 @@ use std::time::{Duration, Instant};
 /// Feature bit: this process can take part in asymmetric fences (see `waiter`).
 pub(crate) const FEATURE_ASYMMETRIC_FENCES: u64 = 1;
 
+/// Feature bit: requests may carry a trace context.
+pub(crate) const FEATURE_TRACE_CONTEXT: u64 = 2;
+
 /// What this build can do on this system.
 pub(crate) fn supported_features() -> u64 {
-    if sys::register_for_heavy_fences() {
-        FEATURE_ASYMMETRIC_FENCES
-    } else {
-        0
-    }
+    let fences = match sys::register_for_heavy_fences() {
+        true => FEATURE_ASYMMETRIC_FENCES,
+        false => 0,
+    };
+    fences | FEATURE_TRACE_CONTEXT
 }
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Wishes {
     pub(crate) mode: Mode,
+    /// The feature bits that it offers.
+    pub(crate) features: u64,
     /// Capacity of the ring towards the server, in bytes.
     pub(crate) ring_to_server: usize,
     /// Capacity of the ring towards the client, in bytes.
@@ -60,7 +65,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let hello = Hello {
         versions: VERSIONS,
         mode: wishes.mode,
-        features_offered: supported_features(),
+        features_offered: wishes.features,
         features_required: 0,
         layout_hash: layout::LAYOUT_HASH,
         ring_to_server: wishes.ring_to_server as u32,
@@ -109,6 +114,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     while talk.receive(&mut handshake)?.0 != ClientStep::Ready {}
 
     let terms = Terms {
+        features: welcome.features,
         fences: fences(welcome.features),
         ring_out: to_server,
         ring_in: to_client,
@@ -143,7 +149,7 @@ fn fences(features: u64) -> Fences {
     }
 }
 
-fn check(policy: &PeerPolicy, peer: Identity) -> Result<()> {
+pub(super) fn check(policy: &PeerPolicy, peer: Identity) -> Result<()> {
     policy
         .check(&peer)
         .map_err(|reason| Error::Credentials { peer, reason })
@@ -207,13 +213,13 @@ impl Parts {
 }
 
 /// The client's side of the conversation, blocking.
-struct Talk<'a> {
-    socket: &'a ControlSocket,
-    deadline: Instant,
+pub(super) struct Talk<'a> {
+    pub(super) socket: &'a ControlSocket,
+    pub(super) deadline: Instant,
 }
 
 impl Talk<'_> {
-    fn wait(&self, for_sending: bool) -> Result<()> {
+    pub(super) fn wait(&self, for_sending: bool) -> Result<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Error::no_answer());
@@ -224,7 +230,7 @@ impl Talk<'_> {
         Ok(())
     }
 
-    fn send(&mut self, mut bytes: &[u8], mut handles: &[&Handle]) -> Result<()> {
+    pub(super) fn send(&mut self, mut bytes: &[u8], mut handles: &[&Handle]) -> Result<()> {
         while !bytes.is_empty() {
             match self.socket.send(bytes, handles) {
                 Ok(0) => self.wait(true)?,
@@ -321,6 +327,8 @@ pub(crate) struct Grants {
     pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
+    /// What observers get, if there is anything, and its length in bytes.
+    pub(crate) counters: Option<(Arc<Handle>, u64)>,
     /// How long a client may take to shake hands.
     pub(crate) timeout: Duration,
 }
@@ -337,7 +345,11 @@ pub(crate) struct Accepting {
     connection_id: u64,
     /// What the socket has not taken yet, and the descriptors that go with its first byte.
     unsent: Vec<u8>,
-    unsent_handles: Vec<Handle>,
+    unsent_handles: Vec<Arc<Handle>>,
+    /// Why no connection can be had, if so. An observer does not want one.
+    full: Option<(RejectCode, String)>,
+    /// It is an observer, and has what it wants as soon as nothing is unsent.
+    observing: bool,
     /// Made when the client has said Hello.
     offered: Option<Offered>,
     /// Descriptors received since the last message.
@@ -361,6 +373,8 @@ pub(crate) enum Progress {
     Waiting { to_send: bool },
     /// A connection.
     Done(Box<Link>),
+    /// An observer has what it wants; the socket stays open as long as both live.
+    Observing(ControlSocket),
     /// None, and why. The client was told, where it could be.
     Failed(Error),
 }
@@ -370,6 +384,7 @@ impl Accepting {
         socket: ControlSocket,
         grants: Arc<Grants>,
         connection_id: u64,
+        full: Option<(RejectCode, String)>,
     ) -> Result<Self> {
         let peer = socket.peer().map_err(Error::io("ask who the client is"))?;
         Ok(Self {
@@ -382,6 +397,8 @@ impl Accepting {
             connection_id,
             unsent: Vec::new(),
             unsent_handles: Vec::new(),
+            full,
+            observing: false,
             offered: None,
             handles: Vec::new(),
         })
@@ -396,6 +413,11 @@ impl Accepting {
         !self.unsent.is_empty()
     }
 
+    /// Whether it may become a connection.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.full.is_none()
+    }
+
     /// Turns the client away.
     pub(crate) fn refuse(&mut self, code: RejectCode, text: &str) {
         let reject = self.handshake.reject(code, text);
@@ -406,6 +428,7 @@ impl Accepting {
     pub(crate) fn progress(mut self) -> (Progress, Option<Self>) {
         match self.step() {
             Ok(Some(to_send)) => (Progress::Waiting { to_send }, Some(self)),
+            Ok(None) if self.observing => (Progress::Observing(self.socket), None),
             Ok(None) => match self.open() {
                 Ok(opened) => (Progress::Done(Box::new(self.finish(opened))), None),
                 Err(error) => {
@@ -436,7 +459,7 @@ impl Accepting {
         }
     }
 
-    /// `Some(to_send)`: waiting. `None`: the client's Accept is there.
+    /// `Some(to_send)`: waiting. `None`: the client's Accept is there, or an observer is served.
     fn step(&mut self) -> Result<Option<bool>> {
         if !self.checked {
             check(&self.grants.peers, self.peer)?;
@@ -447,11 +470,18 @@ impl Accepting {
             if !self.flush()? {
                 return Ok(Some(true));
             }
+            if self.observing {
+                return Ok(None);
+            }
             // A client that speaks out of turn may have sent the next message with the last one.
             match self.handshake.receive(&[], 0)? {
                 ServerStep::NeedMore => {}
                 ServerStep::Hello(agreed) => {
                     self.offer(agreed)?;
+                    continue;
+                }
+                ServerStep::Observe => {
+                    self.show()?;
                     continue;
                 }
                 ServerStep::Accepted { .. } => return Ok(None),
@@ -468,13 +498,31 @@ impl Accepting {
             match step {
                 ServerStep::NeedMore => {}
                 ServerStep::Hello(agreed) => self.offer(agreed)?,
+                ServerStep::Observe => self.show()?,
                 ServerStep::Accepted { .. } => return Ok(None),
             }
         }
     }
 
+    /// It wants the counters page: sends it.
+    fn show(&mut self) -> Result<()> {
+        let Some((page, len)) = self.grants.counters.clone() else {
+            let text = "what is served here has no counters: only servers of calls have";
+            let reject = self.handshake.reject_with(RejectCode::Mode, text);
+            return Err(HandshakeError::Refused(reject).into());
+        };
+        self.unsent = self.handshake.counters(len)?;
+        self.unsent_handles = vec![page];
+        self.observing = true;
+        Ok(())
+    }
+
     /// The client has said Hello: creates this side's segment and sends it.
     fn offer(&mut self, agreed: crate::proto::handshake::Agreed) -> Result<()> {
+        if let Some((code, text)) = self.full.take() {
+            let reject = self.handshake.reject_with(code, text);
+            return Err(HandshakeError::Refused(reject).into());
+        }
         let (into, out) = (
             agreed.ring_to_server as usize,
             agreed.ring_to_client as usize,
@@ -507,8 +555,9 @@ impl Accepting {
         };
         self.unsent = self.handshake.welcome(&offer)?;
         let bell_handle = bell.handle().map_err(Error::io("share a doorbell"))?;
-        self.unsent_handles = vec![handle.into(), bell_handle];
+        self.unsent_handles = vec![Arc::new(handle.into()), Arc::new(bell_handle)];
         let terms = Terms {
+            features: agreed.features,
             fences: fences(agreed.features),
             ring_out: out,
             ring_in: into,
@@ -533,7 +582,7 @@ impl Accepting {
     /// Sends what is unsent. True if nothing is.
     fn flush(&mut self) -> Result<bool> {
         while !self.unsent.is_empty() {
-            let handles: Vec<_> = self.unsent_handles.iter().collect();
+            let handles: Vec<_> = self.unsent_handles.iter().map(|handle| &**handle).collect();
             let sent = self
                 .socket
                 .send(&self.unsent, &handles)

@@ -9,6 +9,7 @@
 mod async_wait;
 mod establish;
 mod incoming;
+mod observe;
 mod outbox;
 mod outgoing;
 mod rx;
@@ -18,9 +19,11 @@ mod wait;
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
 pub(crate) use establish::{
-    Accepting, Grants, MappedMemory, Progress, Wishes, connect, supported_features,
+    Accepting, FEATURE_ASYMMETRIC_FENCES, FEATURE_TRACE_CONTEXT, Grants, MappedMemory, Progress,
+    Wishes, connect, supported_features,
 };
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
+pub(crate) use observe::observe;
 pub(crate) use outbox::Outbox;
 #[cfg(feature = "tokio")]
 pub(crate) use outbox::Withdrawn;
@@ -39,6 +42,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// What the handshake agreed on, seen from one side.
 #[derive(Debug)]
 pub(crate) struct Terms {
+    /// The feature bits in use.
+    pub(crate) features: u64,
     pub(crate) fences: Fences,
     /// Capacity of this side's ring, in bytes.
     pub(crate) ring_out: usize,
@@ -59,6 +64,13 @@ pub(crate) struct Terms {
     pub(crate) methods: Arc<[Method]>,
     /// What the peer calls itself.
     pub(crate) peer_label: String,
+}
+
+impl Terms {
+    /// Whether requests may carry a trace context.
+    pub(crate) fn carry_traces(&self) -> bool {
+        self.features & FEATURE_TRACE_CONTEXT != 0
+    }
 }
 
 /// One side of an established connection.

@@ -6,6 +6,7 @@ use crate::ring::{Consumer, Cursors, Ready};
 use crate::segment::{LocalWords, PeerData, PeerWords};
 use crate::waiter::{Fences, Parking, Waking};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A record in the incoming ring.
 pub(crate) type Record<'a> = crate::ring::Record<'a, PeerData>;
@@ -133,6 +134,24 @@ impl Rx {
     #[cold]
     pub(crate) fn violated(&self, violation: Violation) -> Error {
         self.shared.violated(violation)
+    }
+
+    /// Bytes consumed so far, records' overhead included.
+    #[inline(always)]
+    pub(crate) fn position(&self) -> u64 {
+        self.consumer.position()
+    }
+
+    /// How much of it the peer may know of.
+    pub(crate) fn released(&self) -> u64 {
+        self.consumer.released()
+    }
+
+    /// How far the peer said last that it has filled its ring, and whether it sleeps for space: for
+    /// people, unchecked.
+    pub(crate) fn observe_peer(&self) -> (u64, bool) {
+        let parked = self.peer.space_parked().load(Relaxed) & 1 == 1;
+        (self.peer.tail().load(Relaxed), parked)
     }
 
     /// How often the peer had to be woken.

@@ -6,6 +6,7 @@ use crate::ring::{Cursors, Producer, PushError, Reservation};
 use crate::segment::{LocalData, LocalWords, PeerWords};
 use crate::waiter::{Fences, Parking, Waking};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Space for one record in the outgoing ring.
 pub(crate) type Slot<'a> = Reservation<'a, LocalData, PeerWords>;
@@ -22,6 +23,8 @@ pub(crate) struct Tx {
     parking: Parking,
     shared: Arc<Shared>,
     rings: u64,
+    /// How often something was published.
+    publications: u64,
 }
 
 impl Tx {
@@ -41,6 +44,7 @@ impl Tx {
             parking: Parking::new(fences),
             shared,
             rings: 0,
+            publications: 0,
         }
     }
 
@@ -79,6 +83,7 @@ impl Tx {
     pub(crate) fn push(&mut self, tag: u32, body: &[u8]) -> Small<bool> {
         match self.producer.push(tag, body) {
             Ok(()) => {
+                self.publications += 1;
                 if self.is_peer_due() {
                     self.ring();
                 }
@@ -92,8 +97,11 @@ impl Tx {
     /// Makes everything staged visible, and wakes the peer if it sleeps for it.
     #[inline(always)]
     pub(crate) fn publish(&mut self) {
-        if self.producer.publish() && self.is_peer_due() {
-            self.ring();
+        if self.producer.publish() {
+            self.publications += 1;
+            if self.is_peer_due() {
+                self.ring();
+            }
         }
     }
 
@@ -107,6 +115,7 @@ impl Tx {
     #[must_use]
     pub(crate) fn arm(&mut self) -> bool {
         self.publish();
+        self.producer.mirror_tail(&self.own);
         self.parking
             .arm(self.own.space_parked(), self.peer.space_fenced())
     }
@@ -116,6 +125,7 @@ impl Tx {
     #[must_use]
     pub(crate) fn announce(&mut self) -> Fences {
         self.publish();
+        self.producer.mirror_tail(&self.own);
         self.parking
             .announce(self.own.space_parked(), self.peer.space_fenced())
     }
@@ -135,6 +145,18 @@ impl Tx {
     /// How often the peer had to be woken.
     pub(crate) fn rings(&self) -> u64 {
         self.rings
+    }
+
+    /// How often something was published.
+    pub(crate) fn publications(&self) -> u64 {
+        self.publications
+    }
+
+    /// How far the peer says that it has consumed this half's ring, and whether it sleeps for data:
+    /// for people, unchecked.
+    pub(crate) fn observe_peer(&self) -> (u64, bool) {
+        let parked = self.peer.data_parked().load(Relaxed) & 1 == 1;
+        (self.peer.head().load(Relaxed), parked)
     }
 
     /// Bytes sent so far, records' overhead included.

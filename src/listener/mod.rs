@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::link::{Accepting, Grants, Link, Progress};
 use crate::name::Place;
 use crate::proto::handshake::RejectCode;
-use crate::sys::{ControlListener, Event, Multiplexer, MultiplexerWaker};
+use crate::sys::{ControlListener, ControlSocket, Event, Multiplexer, MultiplexerWaker};
 use slab::Slab;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Clients that may be shaking hands at a time. More wait in the system's backlog.
 const MAX_HANDSHAKES: usize = 1024;
+
+/// Observers that may look at the counters at a time.
+const MAX_OBSERVERS: usize = 64;
 
 /// How long accepting pauses when the process has no descriptors left.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -64,6 +67,7 @@ impl Acceptor {
             grants,
             admission,
             pending: Slab::new(),
+            observers: Slab::new(),
             stop: stop.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -105,6 +109,9 @@ impl Drop for Acceptor {
 /// Key of the listening socket; clients have the keys of `pending`.
 const LISTENER: usize = usize::MAX >> 2;
 
+/// Observers have keys from here on.
+const OBSERVERS: usize = LISTENER >> 1;
+
 /// Numbers for connections, unique in the process.
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
@@ -114,17 +121,20 @@ struct Accept<A> {
     grants: Arc<Grants>,
     admission: A,
     pending: Slab<Accepting>,
+    /// They have what they wanted; their sockets' ends tell them, and this side, of the other's.
+    observers: Slab<ControlSocket>,
     stop: Arc<AtomicBool>,
 }
 
 impl<A: Admission> Accept<A> {
     fn run(mut self) {
-        let mut ready = Vec::new();
+        let (mut ready, mut gone) = (Vec::new(), Vec::new());
         while !self.stop.load(Relaxed) {
             let timeout = self.earliest_deadline();
             let mut listener_ready = false;
             let slept = self.multiplexer.sleep(timeout, |event| match event {
                 Event::Socket(LISTENER) => listener_ready = true,
+                Event::Socket(key) if key >= OBSERVERS => gone.push(key - OBSERVERS),
                 Event::Socket(key) => ready.push(key),
                 Event::Rung(_) | Event::Woken => {}
             });
@@ -134,6 +144,12 @@ impl<A: Admission> Accept<A> {
             }
             for key in ready.drain(..) {
                 self.go_on(key);
+            }
+            for key in gone.drain(..) {
+                // An observer has nothing to say: it is gone, or it is none.
+                if let Some(socket) = self.observers.try_remove(key) {
+                    self.multiplexer.remove(&socket);
+                }
             }
             self.drop_the_slow();
             if listener_ready {
@@ -162,18 +178,16 @@ impl<A: Admission> Accept<A> {
                 }
             };
             let id = NEXT_CONNECTION.fetch_add(1, Relaxed);
-            let mut client = match Accepting::new(socket, self.grants.clone(), id) {
+            // Whoever is refused says first what it wants: it may be an observer.
+            let pending = self.pending.iter().filter(|(_, c)| c.is_admitted()).count();
+            let full = self.admission.admit(pending).err();
+            let client = match Accepting::new(socket, self.grants.clone(), id, full) {
                 Ok(client) => client,
                 Err(error) => {
                     tracing::warn!(%error, "a client was lost while it connected");
                     continue;
                 }
             };
-            if let Err((code, text)) = self.admission.admit(self.pending.len()) {
-                tracing::warn!(reason = text, "a client was refused");
-                client.refuse(code, &text);
-                continue;
-            }
             let key = self.pending.insert(client);
             if let Err(error) = self.multiplexer.add_socket(key, self.pending[key].socket()) {
                 tracing::error!(%error, "a client cannot be watched");
@@ -218,10 +232,26 @@ impl<A: Admission> Accept<A> {
                 );
                 self.admission.take(link);
             }
+            (Progress::Observing(socket), _) => self.keep_observer(socket),
             (Progress::Failed(error), _) => {
                 tracing::warn!(%error, "a client did not get through the handshake");
             }
             (Progress::Waiting { .. }, None) => unreachable!("a waiting client stays"),
+        }
+    }
+
+    /// Keeps an observer's socket open.
+    fn keep_observer(&mut self, socket: ControlSocket) {
+        self.multiplexer.remove(&socket);
+        if self.observers.len() >= MAX_OBSERVERS {
+            tracing::warn!("an observer was let go: there are {MAX_OBSERVERS} others");
+            return;
+        }
+        let key = self.observers.insert(socket);
+        let watched = &self.observers[key];
+        if let Err(error) = self.multiplexer.add_socket(OBSERVERS + key, watched) {
+            tracing::error!(%error, "an observer cannot be watched");
+            self.observers.remove(key);
         }
     }
 

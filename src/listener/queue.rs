@@ -158,6 +158,7 @@ impl ListenerBuilder {
             mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: Arc::new([]),
+            counters: None,
             timeout: self.handshake_timeout,
         };
         let (sender, waiting) = async_channel::bounded(self.max_pending);

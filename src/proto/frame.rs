@@ -24,14 +24,16 @@ mod codec;
 mod error;
 mod header;
 mod tag;
+mod trace;
 
 pub use codec::{EncodedHeader, PlainCall, decode, decode_header, decode_plain, encode_header};
 pub use error::FrameError;
-pub use header::{Fragment, Frame, Header, TraceContext};
+pub use header::{Fragment, Frame, Header};
 pub use tag::{
     COMMITTED_BIT, FIRST_WORD_LEN, Flags, Kind, MAX_BODY_LEN, MAX_PREFIX_LEN, PAD_BIT, Tag,
     first_word, split_first_word,
 };
+pub use trace::{BadTraceparent, TraceContext};
 
 #[cfg(test)]
 mod tests {

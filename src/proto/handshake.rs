@@ -10,6 +10,7 @@
 //!   |  <- Close --------------------- Close -> |  either side, says why; then end of file
 //! ```
 //!
+//! A process that wants a server's counters says Observe in place of Hello and gets Counters.
 //! In place of Welcome or Ready the server may send Reject, and it may do so before any Hello.
 //!
 //! [`ClientHandshake`] and [`ServerHandshake`] are the two ends. Both take bytes in pieces of any
@@ -23,6 +24,7 @@ mod envelope;
 mod error;
 mod message;
 mod negotiate;
+mod observe;
 mod refusal;
 mod server;
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub use message::{
     encode_ready, fitting_label,
 };
 pub use negotiate::{Agreed, ServerPolicy, negotiate};
+pub use observe::{Counters, Observe, ObserverHandshake};
 pub use refusal::{Close, CloseCode, MAX_REASON, Reject, RejectCode};
 pub use server::{Offer, ServerHandshake, ServerStep};
 

@@ -1,6 +1,7 @@
 //! The methods of a server: names, shapes, handlers.
 
 use crate::error::{Error, Identity, Result, Status};
+use crate::proto::frame::TraceContext;
 use crate::proto::handshake::{CallShape, Method};
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct CallContext {
     pub connection: u64,
     /// When the caller stops waiting, if it said so.
     pub deadline: Option<std::time::Instant>,
+    /// The trace that the call belongs to, and the caller's span of it, if the caller said so.
+    pub trace: Option<TraceContext>,
 }
 
 /// A handler that runs on the worker: request in, reply appended to a buffer.
@@ -114,6 +117,14 @@ impl Methods {
     pub(crate) fn get(&self, method: u16) -> Option<&Handler> {
         self.handlers.get(usize::from(method))
     }
+
+    /// What a method is called.
+    pub(crate) fn name(&self, method: u16) -> &str {
+        self.names
+            .get(usize::from(method))
+            .map_or("", String::as_str)
+    }
+
     /// The table that clients are given.
     pub(crate) fn table(&self) -> Arc<[Method]> {
         let entry = |(name, handler): (&String, &Handler)| Method {

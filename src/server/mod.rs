@@ -20,6 +20,7 @@ use crate::error::{Error, Result, Status};
 use crate::layout;
 use crate::link::{Grants, Link, MappedMemory, supported_features};
 use crate::listener::{Acceptor, Admission};
+use crate::metrics::{Counter, CountersPage, DEFAULT_SAMPLING, Reader, Snapshot};
 use crate::name::Place;
 use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
@@ -122,6 +123,7 @@ pub struct ServerBuilder {
     pin: Pin,
     label: Option<String>,
     handshake_timeout: Duration,
+    sampling: u32,
     #[cfg(feature = "tokio")]
     runtime: Option<tokio::runtime::Handle>,
 }
@@ -138,6 +140,7 @@ impl ServerBuilder {
             pin: Pin::None,
             label: None,
             handshake_timeout: Duration::from_secs(5),
+            sampling: DEFAULT_SAMPLING,
             #[cfg(feature = "tokio")]
             runtime: None,
         }
@@ -428,6 +431,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets how many calls are sampled for the histograms of handler times, batch sizes and queue
+    /// depths: one in so many; 0: none. See [`metrics`](crate::metrics). Default: one in 1000.
+    #[must_use]
+    pub fn sampling(mut self, one_in: u32) -> Self {
+        self.sampling = one_in;
+        self
+    }
+
     /// Sets the runtime that async handlers run in. Default: the one that [`bind`](Self::bind) is
     /// called in.
     #[cfg(feature = "tokio")]
@@ -477,6 +488,10 @@ impl ServerBuilder {
         let methods = Arc::new(self.methods);
         #[cfg(feature = "tokio")]
         let running = crate::worker::RunningLimit::new(limits.max_running);
+        let label = fitting_label(self.label.as_deref().unwrap_or(name));
+        let page = CountersPage::create(workers, limits.max_connections, self.sampling, &label)
+            .map_err(Error::io("create the counters page"))?;
+        let page = Arc::new(page);
         let workers = (0..workers)
             .map(|number| {
                 let settings = WorkerSettings {
@@ -489,6 +504,7 @@ impl ServerBuilder {
                         Pin::List(list) if list.is_empty() => None,
                         Pin::List(list) => Some(list[number % list.len()]),
                     },
+                    page: page.clone(),
                     #[cfg(feature = "tokio")]
                     running: running.clone(),
                     #[cfg(feature = "tokio")]
@@ -497,7 +513,6 @@ impl ServerBuilder {
                 WorkerHandle::start(number, methods.clone(), settings)
             })
             .collect::<Result<Vec<_>>>()?;
-        let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Arc::new(Grants {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
@@ -516,6 +531,7 @@ impl ServerBuilder {
             mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: methods.table(),
+            counters: Some(page.handle()),
             timeout: self.handshake_timeout,
         });
         let dispatch = Dispatch {
@@ -529,6 +545,7 @@ impl ServerBuilder {
         let mut server = Server {
             acceptor: None,
             workers,
+            page,
         };
         server.acceptor = Some(acceptor?);
         Ok(server)
@@ -604,6 +621,7 @@ impl Admission for Dispatch {
 pub struct Server {
     acceptor: Option<Acceptor>,
     workers: Vec<WorkerHandle>,
+    page: Arc<CountersPage>,
 }
 
 impl Server {
@@ -626,10 +644,30 @@ impl Server {
     pub fn workers(&self) -> Vec<WorkerInfo> {
         let info = |worker: &WorkerHandle| WorkerInfo {
             connections: worker.load.load(Relaxed),
-            stalls: worker.stalls.load(Relaxed),
+            stalls: worker.counters.get(Counter::Stalls),
             processors: worker.processors.clone(),
         };
         self.workers.iter().map(info).collect()
+    }
+
+    /// What the server has counted so far. Costs the workers nothing.
+    ///
+    /// ```no_run
+    /// # fn example(server: nearwire::Server) {
+    /// use nearwire::metrics::{Counter, Distribution};
+    ///
+    /// let metrics = server.metrics();
+    /// let handlers = metrics.distribution(Distribution::HandlerDuration);
+    /// println!("{} calls, p99 {:?} ns", metrics.calls(), handlers.quantile(0.99));
+    /// println!("{} violations", metrics.total(Counter::ClosedViolation));
+    /// # }
+    /// ```
+    pub fn metrics(&self) -> Snapshot {
+        self.reader().snapshot()
+    }
+
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(self.page.view().clone()).expect("this process wrote the page")
     }
 
     /// Blocks for ever: for programs that end by a signal.
@@ -659,6 +697,7 @@ impl Server {
     }
 
     fn stop(&mut self, grace: Duration) {
+        self.page.set_draining();
         self.acceptor = None;
         let until = Instant::now() + grace;
         for worker in &self.workers {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Records of one turn at most.
-const MOST: usize = 256;
+const MOST: u64 = 256;
 
 /// How long the turn of a connection may take that always has more, about. What others wait for it
 /// is this, whatever its handlers do; a handler that takes longer by itself has one record a turn.
@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_micros(50);
 #[derive(Debug)]
 pub(super) struct Allowance {
     /// At least 1, at most [`MOST`].
-    records: usize,
+    records: u64,
     /// Whether the last turn used it up: then the next one is timed.
     used_up: bool,
 }
@@ -31,13 +31,13 @@ impl Default for Allowance {
 impl Allowance {
     /// Begins a turn: how many records it may take, and when it began, if that is to be known.
     #[inline(always)]
-    pub(super) fn begin(&self) -> (usize, Option<Instant>) {
+    pub(super) fn begin(&self) -> (u64, Option<Instant>) {
         (self.records, self.used_up.then(Instant::now))
     }
 
     /// Ends a turn that took so many. Returns whether it used the allowance up.
     #[inline(always)]
-    pub(super) fn end(&mut self, taken: usize, began: Option<Instant>) -> bool {
+    pub(super) fn end(&mut self, taken: u64, began: Option<Instant>) -> bool {
         self.used_up = taken >= self.records;
         if let Some(began) = began
             && self.used_up
@@ -49,8 +49,8 @@ impl Allowance {
 
     /// A turn that used it up took so long.
     fn learn(&mut self, took: Duration) {
-        let each = took.as_nanos().max(1) as usize / self.records;
-        self.records = (LONGEST.as_nanos() as usize / each.max(1)).clamp(1, MOST);
+        let each = took.as_nanos().max(1) as u64 / self.records;
+        self.records = (LONGEST.as_nanos() as u64 / each.max(1)).clamp(1, MOST);
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) struct Running {
     pub(super) abort: AbortHandle,
     pub(super) shape: CallShape,
     pub(super) one_way: bool,
+    /// When it began, if its time is sampled.
+    pub(super) began: Option<Instant>,
     /// What the caller has paid for, if it is answered by a stream.
     pub(super) account: Option<Arc<Account>>,
     /// What the caller sends, if that is a stream.

@@ -4,7 +4,10 @@ use super::Bench;
 use super::allowance::Allowance;
 use crate::error::{CloseReason, Error, Small, Status, Violation};
 use crate::link::{Incoming, Link, Outbox, Outgoing, next_incoming, stage_plain, whole_max};
-use crate::proto::frame::{Header, Kind, Tag};
+use crate::metrics::{
+    ConnectionSlot, Counter, CountersPage, Gauge, Observed, Opened, State, WorkerCounters,
+};
+use crate::proto::frame::{Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CloseCode;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::{Code, encode_status};
@@ -13,6 +16,7 @@ use crate::server::methods::{CallContext, Handler};
 use crate::waiter::Fences;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+use tracing::Span;
 #[cfg(feature = "tokio")]
 use {
     super::calls::{Calls, Running},
@@ -24,12 +28,16 @@ use {
     crate::server::outlet::{Account, ByteItemSender},
     std::sync::Arc,
     std::task::{Context, Poll, Waker},
+    tracing::Instrument,
 };
 
 /// Replies after which a turn publishes, if no other connection is swept: the client takes them
 /// while the worker goes on. With other connections the client has other replies to take, and each
 /// publication costs a line (docs: tuning).
-const REPLIES_TOGETHER: usize = 16;
+const REPLIES_TOGETHER: u64 = 16;
+
+/// The target of spans and events about calls.
+const CALLS: &str = "nearwire::call";
 
 /// A reply buffer larger than this is not kept for the next call.
 const KEPT_REPLY: usize = 256 << 10;
@@ -62,18 +70,43 @@ pub(super) struct Connection {
     calls: Calls,
     /// How much it may take of a sweep.
     allowance: Allowance,
+    counters: WorkerCounters,
+    counted: Counted,
+    /// What observers see of it.
+    slot: Option<ConnectionSlot>,
     /// When a sweep found something last.
     pub(super) last_busy: Instant,
     /// Whether it is swept.
     pub(super) is_active: bool,
+    /// Whether the page does not say yet how it was parked.
+    pub(super) is_unobserved: bool,
+}
+
+/// What a connection has counted, of which the worker's counters know.
+#[derive(Debug, Default)]
+struct Counted {
+    messages_received: u64,
+    messages_sent: u64,
+    wakeups: u64,
+    publications: u64,
+    in_flight: usize,
+    /// Since when answers wait without one leaving.
+    blocked_since: Option<Instant>,
 }
 
 impl Connection {
-    pub(super) fn new(link: Link, key: usize, max_message: usize, max_in_flight: usize) -> Self {
+    pub(super) fn new(
+        link: Link,
+        key: usize,
+        max_message: usize,
+        max_in_flight: usize,
+        counters: WorkerCounters,
+    ) -> Self {
         let context = CallContext {
             peer: link.shared.peer,
             connection: link.shared.terms.connection_id,
             deadline: None,
+            trace: None,
         };
         #[cfg(not(feature = "tokio"))]
         let _ = (key, max_in_flight);
@@ -89,8 +122,12 @@ impl Connection {
             #[cfg(feature = "tokio")]
             calls: Calls::new(max_in_flight, max_message),
             allowance: Allowance::default(),
+            counters,
+            counted: Counted::default(),
+            slot: None,
             last_busy: Instant::now(),
             is_active: false,
+            is_unobserved: false,
         }
     }
 
@@ -149,13 +186,17 @@ impl Connection {
     #[inline(always)]
     pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<Found> {
         let mut busy = false;
+        let (sent_before, received_before) = (self.link.tx.position(), self.link.rx.position());
         if !self.outbox.is_empty() {
-            let before = self.link.tx.position();
             self.outbox.flush(&mut self.link.tx)?;
-            busy = self.link.tx.position() != before;
+            busy = self.link.tx.position() != sent_before;
         }
+        // Calls that somebody wants to see go the way on which they have spans.
+        let traced = tracing::enabled!(target: CALLS, tracing::Level::DEBUG);
         let (allowed, began) = self.allowance.begin();
-        let mut taken = 0;
+        let (mut taken, mut answered) = (0, 0);
+        // The place of the next call to be sampled, and of the last one.
+        let (mut sample_at, mut sampled_at) = (bench.sampler.left(), 0);
         while taken < allowed && self.takes_requests() {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut bench.request)? {
                 Some(Incoming::Request {
@@ -164,7 +205,18 @@ impl Connection {
                     payload,
                 }) => {
                     taken += 1;
-                    let Some(Handler::Sync(handler)) = bench.methods.get(method) else {
+                    let mut began = None;
+                    if taken == sample_at {
+                        sampled_at = taken;
+                        sample_at += bench.sampler.next_gap();
+                        began = Some(Instant::now());
+                    }
+                    let handler = match bench.methods.get(method) {
+                        Some(Handler::Sync(handler)) if !traced => Some(handler),
+                        _ => None,
+                    };
+                    let Some(handler) = handler else {
+                        bench.began = began;
                         let payload = payload.to_vec();
                         self.take_other(bench, Header::request(method, id), payload)?;
                         continue;
@@ -173,11 +225,15 @@ impl Connection {
                     let (context, reply) = (&self.context, &mut bench.reply);
                     let result =
                         catch_unwind(AssertUnwindSafe(|| handler(context, payload, reply)));
+                    if let Some(began) = began {
+                        bench.handler_ended(began);
+                    }
                     if let Ok(Ok(())) = result
                         && bench.reply.len() <= self.plain_reply_max
                         && self.outbox.is_empty()
                         && stage_plain(&mut self.link.tx, Tag::reply(), id, &bench.reply)?
                     {
+                        answered += 1;
                         if bench.alone && taken.is_multiple_of(REPLIES_TOGETHER) {
                             self.link.tx.publish();
                         }
@@ -187,11 +243,22 @@ impl Connection {
                 }
                 Some(Incoming::Message(message)) => {
                     taken += 1;
+                    if taken == sample_at {
+                        sampled_at = taken;
+                        sample_at += bench.sampler.next_gap();
+                        bench.began = Some(Instant::now());
+                    }
                     let Message { header, payload } = message;
                     let payload = payload.into_owned();
                     self.take_other(bench, header, payload)?;
                 }
-                Some(Incoming::Partial) => taken += 1,
+                Some(Incoming::Partial) => {
+                    taken += 1;
+                    if taken == sample_at {
+                        sampled_at = taken;
+                        sample_at += bench.sampler.next_gap();
+                    }
+                }
                 Some(Incoming::Reply { .. }) => {
                     return Err(self.unexpected("a reply"));
                 }
@@ -199,6 +266,20 @@ impl Connection {
             }
         }
         self.link.tx.publish();
+        if busy || taken > 0 {
+            bench.sampler.pass(taken - sampled_at);
+            let (sent, received) = (self.link.tx.position(), self.link.rx.position());
+            self.counters.add(Counter::MessagesReceived, taken);
+            self.counters.add(Counter::CallsOk, answered);
+            self.counters.add(Counter::MessagesSent, answered);
+            self.counters.add(Counter::BytesSent, sent - sent_before);
+            self.counters
+                .add(Counter::BytesReceived, received - received_before);
+            self.counters.add(Counter::Turns, 1);
+            self.counted.messages_received += taken;
+            self.counted.messages_sent += answered;
+            self.count_rest(bench, taken, sent != sent_before);
+        }
         if taken > 0 {
             self.link.rx.found();
         } else {
@@ -212,6 +293,109 @@ impl Connection {
             false if busy || taken > 0 => Found::Something,
             false => Found::Nothing,
         })
+    }
+
+    /// Counts what a turn has changed besides messages and bytes.
+    #[inline(always)]
+    fn count_rest(&mut self, bench: &mut Bench, taken: u64, some_left: bool) {
+        self.count_wakeups();
+        let in_flight = self.in_flight();
+        if in_flight != self.counted.in_flight {
+            self.count_in_flight(in_flight);
+        }
+        if self.outbox.is_empty() {
+            self.counted.blocked_since = None;
+        } else if some_left || self.counted.blocked_since.is_none() {
+            self.counted.blocked_since = Some(bench.now);
+        }
+        if bench.turns.is_due() {
+            bench.distributions.batch_size.record(taken);
+            bench.distributions.queue_depth.record(in_flight as u64);
+        }
+    }
+
+    /// Adds publications, and the wake-ups that some of them took, to what the worker has counted.
+    #[inline(always)]
+    fn count_wakeups(&mut self) {
+        let (tx, counted) = (&self.link.tx, &mut self.counted);
+        let publications = tx.publications() - counted.publications;
+        counted.publications += publications;
+        let wakeups = tx.rings() + self.link.rx.rings() - counted.wakeups;
+        counted.wakeups += wakeups;
+        // Rarely more: a wake-up for space follows no publication.
+        let saved = publications.saturating_sub(wakeups);
+        self.counters.add(Counter::WakeupsSaved, saved);
+        if wakeups > 0 {
+            self.counters.add(Counter::WakeupsSent, wakeups);
+        }
+    }
+
+    #[cold]
+    fn count_in_flight(&mut self, now: usize) {
+        let before = std::mem::replace(&mut self.counted.in_flight, now);
+        self.counters
+            .replace(Gauge::CallsInFlight, before as u64, now as u64);
+    }
+
+    /// Counts how a call ended.
+    fn count_call<T>(&self, ended: &Result<T, Status>) {
+        if let Err(status) = ended {
+            let (code, connection) = (status.code, self.context.connection);
+            tracing::debug!(target: CALLS, %code, connection, "a call failed: {}", status.message);
+        }
+        self.counters.add(outcome(ended), 1);
+    }
+
+    /// Takes a slot of the page, in which observers see the connection.
+    pub(super) fn show(&mut self, page: &CountersPage, worker: usize) {
+        let shared = &self.link.shared;
+        self.slot = page.open_slot();
+        if let Some(slot) = &self.slot {
+            slot.open(&Opened {
+                id: shared.terms.connection_id,
+                pid: shared.peer.pid,
+                since: page.at(self.last_busy),
+                ring_in: shared.terms.ring_in,
+                ring_out: shared.terms.ring_out,
+                features: shared.terms.features,
+                worker,
+                max_in_flight: shared.terms.max_in_flight,
+                huge_pages: shared.huge_pages,
+                label: &shared.terms.peer_label,
+            });
+        }
+    }
+
+    /// Says in the page how the connection is.
+    pub(super) fn observe(&self, page: &CountersPage, now: Instant) {
+        let Some(slot) = &self.slot else {
+            return;
+        };
+        let (tx, rx, counted) = (&self.link.tx, &self.link.rx, &self.counted);
+        let ((peer_head, peer_sleeps), (peer_tail, peer_waits)) =
+            (tx.observe_peer(), rx.observe_peer());
+        let parked = !self.is_active;
+        slot.observe(&Observed {
+            state: if parked { State::Parked } else { State::Active },
+            messages_received: counted.messages_received,
+            messages_sent: counted.messages_sent,
+            consumed: rx.position(),
+            head: rx.released(),
+            peer_tail,
+            produced: tx.position(),
+            peer_head,
+            in_flight: self.in_flight(),
+            waiting: self.outbox.len(),
+            blocked_since: counted.blocked_since.map_or(0, |since| page.at(since)),
+            parked: [
+                parked && self.takes_requests(),
+                parked && !self.outbox.is_empty(),
+                peer_sleeps,
+                peer_waits,
+            ],
+            busy_at: page.at(self.last_busy),
+            at: page.at(now),
+        });
     }
 
     /// Announces that the worker will sleep until this connection has something, and says which
@@ -242,6 +426,8 @@ impl Connection {
     pub(super) fn close(mut self, code: CloseCode, reason: CloseReason) {
         #[cfg(feature = "tokio")]
         self.calls.abort_all();
+        self.count_in_flight(0);
+        self.count_wakeups();
         let orderly = !matches!(reason, CloseReason::Violation(_));
         if orderly {
             self.link.tx.publish();
@@ -303,24 +489,56 @@ impl Connection {
             let status = Status::new(Code::DEADLINE_EXCEEDED, "");
             return self.answer_request(&header, Err(status));
         }
+        let began = bench.began.take();
         let mut context = self.context.clone();
         let left = header.deadline_ns.map(Duration::from_nanos);
         context.deadline = left.and_then(|left| Instant::now().checked_add(left));
+        if header.trace.is_some() && !self.link.shared.terms.carry_traces() {
+            return Err(self.unexpected("a trace context, which was not agreed on,"));
+        }
+        // What names no trace is as good as none.
+        context.trace = header.trace.filter(TraceContext::is_valid);
+        let span = self.span(methods.name(header.method), &context, id);
         match handler {
             Handler::Sync(handler) => {
                 bench.reply.clear();
                 let reply = &mut bench.reply;
-                let result = catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)));
+                let result = span.in_scope(|| {
+                    catch_unwind(AssertUnwindSafe(|| handler(&context, &payload, reply)))
+                });
+                if let Some(began) = began {
+                    bench.handler_ended(began);
+                }
                 if header.one_way {
+                    self.count_call(&ended(bench, result));
                     return Ok(());
                 }
                 self.answer_slowly(bench, id, result)
             }
             #[cfg(feature = "tokio")]
             Handler::Async { shape, start } => {
-                self.start(bench, &header, context, payload, *shape, start)
+                bench.began = began;
+                let start = (*shape, &**start);
+                self.start(bench, &header, context, payload, start, span)
             }
         }
+    }
+
+    /// A call, as those see it who trace: from the handler's start to its end.
+    fn span(&self, method: &str, context: &CallContext, id: u64) -> Span {
+        let span = tracing::debug_span!(
+            target: CALLS,
+            "call",
+            method,
+            id,
+            connection = context.connection,
+            peer.pid = context.peer.pid,
+            traceparent = tracing::field::Empty,
+        );
+        if let Some(trace) = &context.trace {
+            span.record("traceparent", tracing::field::display(trace));
+        }
+        span
     }
 
     /// Starts an async handler, or puts the request off until another call has ended.
@@ -331,8 +549,8 @@ impl Connection {
         header: &Header,
         context: CallContext,
         payload: Vec<u8>,
-        shape: CallShape,
-        start: &AsyncHandler,
+        (shape, start): (CallShape, &AsyncHandler),
+        span: Span,
     ) -> Small<()> {
         let id = header.request_id;
         if self.calls.contains(id) {
@@ -346,6 +564,7 @@ impl Connection {
             self.calls.defer(*header, payload);
             return Ok(());
         }
+        let began = bench.began.take();
         let account = shape.has_server_stream().then(|| {
             let credits = self.link.shared.terms.stream_credits;
             Arc::new(Account::new(credits))
@@ -361,7 +580,10 @@ impl Connection {
                 .map(|inlet| ByteItemReceiver::new(inlet, self.address(bench, id))),
         };
         let started = catch_unwind(AssertUnwindSafe(|| {
-            let mut call = start(context, payload, streams);
+            let mut call = span.in_scope(|| start(context, payload, streams));
+            if !span.is_disabled() {
+                call = Box::pin(call.instrument(span));
+            }
             if shape != CallShape::Unary {
                 return Started::Pending(call);
             }
@@ -375,6 +597,9 @@ impl Connection {
         let call = match started {
             Ok(Started::Pending(call)) => call,
             Ok(Started::Ready(result)) => {
+                if let Some(began) = began {
+                    bench.handler_ended(began);
+                }
                 return self.answer_request(header, result.map_err(Status::of_handler));
             }
             Err(panic) => return self.answer_request(header, Err(panicked(&*panic))),
@@ -396,6 +621,7 @@ impl Connection {
             abort: super::calls::spawn(runtime, call, left, self.address(bench, id)),
             shape,
             one_way: header.one_way,
+            began,
             account,
             inlet,
         };
@@ -425,6 +651,7 @@ impl Connection {
         };
         call.abort();
         if call.shape.has_server_stream() {
+            self.count_call::<()>(&Err(status.clone()));
             // Items that wait are of no use to anybody.
             let torn = matches!(self.outbox.withdraw(id), Withdrawn::Torn { .. });
             let (header, payload) = status_frame(Kind::StreamEnd, id, &status);
@@ -437,6 +664,8 @@ impl Connection {
             self.outbox.flush(&mut self.link.tx)?;
         } else if !call.one_way {
             self.answer(id, Err(status))?;
+        } else {
+            self.count_call::<()>(&Err(status));
         }
         self.start_deferred(bench)
     }
@@ -445,6 +674,8 @@ impl Connection {
     #[cfg(feature = "tokio")]
     fn start_deferred(&mut self, bench: &mut Bench) -> Small<()> {
         while let Some((header, payload)) = self.calls.next_deferred() {
+            // Whether it was to be sampled when it came is forgotten.
+            bench.began = bench.deferred.is_due().then(Instant::now);
             self.take_request(bench, header, payload)?;
         }
         Ok(())
@@ -463,10 +694,15 @@ impl Connection {
             return Ok(());
         };
         call.leave();
+        if let Some(began) = call.began {
+            bench.handler_ended(began);
+        }
         if call.shape.has_server_stream() {
             self.end_stream(id, result.map(drop))?;
         } else if !call.one_way {
             self.answer(id, result)?;
+        } else {
+            self.count_call(&result);
         }
         self.start_deferred(bench)
     }
@@ -495,6 +731,7 @@ impl Connection {
     /// The end of a stream.
     #[cfg(feature = "tokio")]
     fn end_stream(&mut self, id: u64, result: Result<(), Status>) -> Small<()> {
+        self.count_call(&result);
         let status = result.err().unwrap_or_else(|| Status::new(Code::OK, ""));
         let (header, payload) = status_frame(Kind::StreamEnd, id, &status);
         self.send(header, payload)
@@ -509,11 +746,7 @@ impl Connection {
         id: u64,
         result: std::thread::Result<Result<(), Status>>,
     ) -> Small<()> {
-        let result = match result {
-            Ok(Ok(())) => Ok(std::mem::take(&mut bench.reply)),
-            Ok(Err(status)) => Err(status.of_handler()),
-            Err(panic) => Err(panicked(&*panic)),
-        };
+        let result = ended(bench, result);
         self.answer(id, result)?;
         if bench.reply.capacity() > KEPT_REPLY {
             bench.reply = Vec::new();
@@ -529,6 +762,7 @@ impl Connection {
     /// Answers a request, unless the caller wants no answer.
     fn answer_request(&mut self, header: &Header, result: Result<Vec<u8>, Status>) -> Small<()> {
         if header.one_way {
+            self.count_call(&result);
             return Ok(());
         }
         self.answer(header.request_id, result)
@@ -536,8 +770,13 @@ impl Connection {
 
     fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Small<()> {
         let limit = self.link.shared.terms.max_message_out;
+        let too_large = |reply: &Vec<u8>| reply.len() as u64 > limit;
+        match &result {
+            Ok(reply) if too_large(reply) => self.counters.add(Counter::CallsFailed, 1),
+            result => self.count_call(result),
+        }
         let (header, payload) = match result {
-            Ok(reply) if reply.len() as u64 <= limit => (Header::reply(id), reply),
+            Ok(reply) if !too_large(&reply) => (Header::reply(id), reply),
             Ok(reply) => {
                 let text = format!(
                     "the reply has {} bytes, the caller accepts {limit}",
@@ -553,10 +792,13 @@ impl Connection {
 
     /// Stages a message, or as much of it as fits; the rest waits.
     fn send(&mut self, header: Header, payload: Vec<u8>) -> Small<()> {
+        self.counters.add(Counter::MessagesSent, 1);
+        self.counted.messages_sent += 1;
         let mut message = Outgoing::new(&self.link.tx, header, payload);
         if self.outbox.is_empty() && message.stage(&mut self.link.tx)? {
             return Ok(());
         }
+        self.counters.add(Counter::FullRingWaits, 1);
         self.outbox.push(message);
         Ok(())
     }
@@ -573,6 +815,34 @@ impl Connection {
 enum Started {
     Ready(Result<Vec<u8>, Status>),
     Pending(HandlerFuture),
+}
+
+/// What a sync handler has made of a call.
+fn ended(
+    bench: &mut Bench,
+    result: std::thread::Result<Result<(), Status>>,
+) -> Result<Vec<u8>, Status> {
+    match result {
+        Ok(Ok(())) => Ok(std::mem::take(&mut bench.reply)),
+        Ok(Err(status)) => Err(status.of_handler()),
+        Err(panic) => Err(panicked(&*panic)),
+    }
+}
+
+/// Where a call is counted.
+fn outcome<T>(ended: &Result<T, Status>) -> Counter {
+    let Err(status) = ended else {
+        return Counter::CallsOk;
+    };
+    match status.code {
+        Code::HANDLER_PANICKED => Counter::CallsPanicked,
+        Code::CANCELLED => Counter::CallsCancelled,
+        Code::DEADLINE_EXCEEDED => Counter::CallsDeadline,
+        Code::DRAINING | Code::TOO_MANY_IN_FLIGHT | Code::UNKNOWN_METHOD | Code::WRONG_SHAPE => {
+            Counter::CallsRefused
+        }
+        _ => Counter::CallsFailed,
+    }
 }
 
 fn status_frame(kind: Kind, id: u64, status: &Status) -> (Header, Vec<u8>) {

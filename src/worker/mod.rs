@@ -18,6 +18,8 @@ mod allowance;
 mod calls;
 mod connection;
 mod mailbox;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "tokio")]
 pub(crate) use calls::RunningLimit;
@@ -27,6 +29,7 @@ pub(crate) use mailbox::{Mail, Mailbox};
 
 use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::Link;
+use crate::metrics::{Counter, CountersPage, Gauge, Sampler, WorkerCounters, WorkerDistributions};
 use crate::proto::handshake::CloseCode;
 use crate::server::methods::Methods;
 use crate::settings::Spin;
@@ -35,7 +38,7 @@ use crate::waiter::{Fences, Spinner};
 use connection::{Connection, Found};
 use slab::Slab;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,9 @@ const PREFETCH_AHEAD: usize = 2;
 /// system that did not let it run).
 const STALL: Duration = Duration::from_millis(10);
 
+/// How often the page says how active connections are.
+const OBSERVATION: Duration = Duration::from_millis(100);
+
 /// Longest sleep when an announcement of it may have gone unseen.
 const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
 
@@ -71,6 +77,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) max_message: usize,
     pub(crate) max_in_flight: usize,
     pub(crate) pin_to: Option<usize>,
+    pub(crate) page: Arc<CountersPage>,
     #[cfg(feature = "tokio")]
     pub(crate) running: Arc<RunningLimit>,
     #[cfg(feature = "tokio")]
@@ -83,8 +90,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Connections that it owns or was sent.
     pub(crate) load: Arc<AtomicUsize>,
-    /// Times that it was held up for longer than [`STALL`].
-    pub(crate) stalls: Arc<AtomicU64>,
+    /// What it counts; to be read only.
+    pub(crate) counters: WorkerCounters,
     /// The processors that it was pinned to, as the system reports them; `None` if it was not.
     pub(crate) processors: Option<Vec<usize>>,
     thread: Option<JoinHandle<()>>,
@@ -103,18 +110,27 @@ impl WorkerHandle {
         let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
         let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
         let load = Arc::new(AtomicUsize::new(0));
-        let stalls = Arc::new(AtomicU64::new(0));
+        let page = &settings.page;
+        let (counters, one_in) = (page.worker(number), page.one_in());
         let now = Instant::now();
         let worker = Worker {
             connections: Slab::new(),
             active: Vec::with_capacity(ROOM),
             parking: Vec::with_capacity(ROOM),
+            unobserved: Vec::with_capacity(ROOM),
             events: Vec::with_capacity(ROOM),
             multiplexer,
             bench: Bench {
                 methods,
                 draining: false,
                 alone: false,
+                now,
+                counters: counters.clone(),
+                distributions: page.distributions(number),
+                sampler: Sampler::new(one_in),
+                turns: Sampler::new(one_in),
+                deferred: Sampler::new(one_in),
+                began: None,
                 #[cfg(feature = "tokio")]
                 mailbox: mailbox.clone(),
                 request: Vec::new(),
@@ -127,9 +143,11 @@ impl WorkerHandle {
             mailbox: mailbox.clone(),
             spinner: Spinner::new(settings.spin),
             load: load.clone(),
-            stalls: stalls.clone(),
+            number,
+            counters: counters.clone(),
             drain_until: None,
             now,
+            observed: now,
             rested: now,
             settings,
         };
@@ -144,7 +162,7 @@ impl WorkerHandle {
         Ok(Self {
             mailbox,
             load,
-            stalls,
+            counters,
             processors: placement.recv().unwrap_or_default(),
             thread: Some(thread),
         })
@@ -167,6 +185,19 @@ struct Bench {
     draining: bool,
     /// Whether one connection is swept and no other.
     alone: bool,
+    /// The worker's time.
+    now: Instant,
+    counters: WorkerCounters,
+    distributions: WorkerDistributions,
+    /// Which frames' calls are sampled: a turn counts its frames.
+    sampler: Sampler,
+    /// Which turns are.
+    turns: Sampler,
+    /// Which calls that had to wait are.
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code))]
+    deferred: Sampler,
+    /// When the call that is being started came, if it is sampled.
+    began: Option<Instant>,
     #[cfg(feature = "tokio")]
     mailbox: Arc<Mailbox>,
     /// Where requests are copied to.
@@ -179,24 +210,39 @@ struct Bench {
     runtime: Option<tokio::runtime::Handle>,
 }
 
+impl Bench {
+    /// A sampled call's handler has come to its end.
+    #[cold]
+    fn handler_ended(&mut self, began: Instant) {
+        let one_in = self.sampler.one_in();
+        self.distributions
+            .handler_took(began.elapsed(), one_in, &self.counters);
+    }
+}
+
 struct Worker {
+    number: usize,
     connections: Slab<Connection>,
     /// Keys of the connections that are swept; those and no others are marked `is_active`.
     active: Vec<usize>,
     /// Kept from use to use, so that sleeping and waking allocate nothing: connections to be
     /// parked, and what the kernel said.
     parking: Vec<usize>,
+    /// Parked since the page was told last how connections are.
+    unobserved: Vec<usize>,
     events: Vec<Event>,
     multiplexer: Multiplexer,
     bench: Bench,
     mailbox: Arc<Mailbox>,
     spinner: Spinner,
     load: Arc<AtomicUsize>,
-    stalls: Arc<AtomicU64>,
+    counters: WorkerCounters,
     /// Set while draining: when to end at the latest.
     drain_until: Option<Instant>,
     /// The time when the kernel's events were looked at last.
     now: Instant,
+    /// When the page was told last how the active connections are.
+    observed: Instant,
     /// When the worker had nothing to do last, if it had time to look at the clock.
     rested: Instant,
     settings: WorkerSettings,
@@ -226,7 +272,9 @@ impl Worker {
 
         let mut mail = Vec::new();
         let mut turns = 0;
+        self.counters.set_gauge(Gauge::Awake, 1);
         loop {
+            self.counters.add(Counter::Sweeps, 1);
             let busy_connections = self.sweep();
             let mut busy = busy_connections > 0;
             if self.mailbox.has_mail() {
@@ -265,6 +313,9 @@ impl Worker {
                     mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
                 }),
             };
+            let (paid, wasted) = self.spinner.record();
+            self.counters.set(Counter::SpinsPaid, paid);
+            self.counters.set(Counter::SpinsWasted, wasted);
             if let Some((began, ended)) = self.spinner.take_times() {
                 self.look_for_stall(began);
                 self.rested = ended;
@@ -280,12 +331,16 @@ impl Worker {
         }
         for (_, connection) in std::mem::take(&mut self.connections) {
             self.load.fetch_sub(1, Relaxed);
+            self.counters.add(Counter::ClosedOther, 1);
             let code = match connection.in_flight() {
                 0 => CloseCode::Drained,
                 _ => CloseCode::Shutdown,
             };
             connection.close(code, CloseReason::Local);
         }
+        self.counters.set_gauge(Gauge::Connections, 0);
+        self.counters.set_gauge(Gauge::ConnectionsActive, 0);
+        self.counters.set_gauge(Gauge::Awake, 0);
     }
 
     /// Gives each active connection a turn. Returns how many had something; one that used up its
@@ -332,6 +387,9 @@ impl Worker {
         }
         self.look_for_stall(now);
         self.listen(Some(Duration::ZERO));
+        if now.saturating_duration_since(self.observed) >= OBSERVATION {
+            self.observe();
+        }
         let connections = &mut self.connections;
         let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
         if self.active.iter().any(|&key| quiet(&connections[key])) {
@@ -347,13 +405,30 @@ impl Worker {
         }
     }
 
+    /// Says in the page how those connections are that are active, or were parked since the last
+    /// time.
+    #[cold]
+    fn observe(&mut self) {
+        self.observed = self.now;
+        let page = &self.settings.page;
+        for &key in &self.active {
+            self.connections[key].observe(page, self.now);
+        }
+        for key in self.unobserved.drain(..) {
+            // Another connection may have the place by now, which does no harm.
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.is_unobserved = false;
+                connection.observe(page, self.now);
+            }
+        }
+    }
+
     /// Counts it if the connections were kept waiting for long.
     fn look_for_stall(&mut self, now: Instant) {
         let busy = now.saturating_duration_since(self.now.max(self.rested));
         if busy > STALL {
-            let stalls = self.stalls.load(Relaxed);
-            self.stalls.store(stalls + 1, Relaxed);
-            if stalls == 0 {
+            self.counters.add(Counter::Stalls, 1);
+            if self.counters.get(Counter::Stalls) == 1 {
                 tracing::warn!(?busy, "a worker was held up: does a sync handler block?");
             }
         }
@@ -364,12 +439,17 @@ impl Worker {
     /// again. False if the announcement may have gone unseen.
     fn park(&mut self) -> bool {
         let (mut symmetric, mut asymmetric) = (false, false);
+        self.counters.add(Counter::Parks, self.parking.len() as u64);
         for &key in &self.parking {
             let connection = &mut self.connections[key];
             connection.is_active = false;
             for fences in connection.announce().into_iter().flatten() {
                 symmetric |= fences == Fences::Symmetric;
                 asymmetric |= fences == Fences::Asymmetric;
+            }
+            if !connection.is_unobserved {
+                connection.is_unobserved = true;
+                self.unobserved.push(key);
             }
         }
         // One fence of each kind serves all announcements.
@@ -413,13 +493,28 @@ impl Worker {
         if !self.mailbox.fall_asleep() {
             return;
         }
-        let mut timeout = self
-            .drain_until
-            .map(|until| until.saturating_duration_since(Instant::now()));
+        let mut timeout = None;
+        if !self.unobserved.is_empty() {
+            let since = self.now.saturating_duration_since(self.observed);
+            if since >= OBSERVATION {
+                self.observe();
+            } else {
+                // Once more, to say how the connections were left.
+                timeout = Some(OBSERVATION);
+            }
+        }
+        self.counters.add(Counter::Sleeps, 1);
+        self.counters.set_gauge(Gauge::ConnectionsActive, 0);
+        self.counters.set_gauge(Gauge::Awake, 0);
+        if let Some(until) = self.drain_until {
+            let left = until.saturating_duration_since(Instant::now());
+            timeout = Some(timeout.map_or(left, |timeout: Duration| timeout.min(left)));
+        }
         if !reliable {
             timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
         }
         self.listen(timeout);
+        self.counters.set_gauge(Gauge::Awake, 1);
         self.mailbox.wake_up();
     }
 
@@ -428,6 +523,11 @@ impl Worker {
         let events = &mut self.events;
         let listened = self.multiplexer.sleep(timeout, |event| events.push(event));
         self.now = Instant::now();
+        self.bench.now = self.now;
+        let since_start = self.settings.page.at(self.now);
+        self.counters.set_gauge(Gauge::LastTick, since_start);
+        self.counters
+            .set_gauge(Gauge::ConnectionsActive, self.active.len() as u64);
         if let Err(error) = listened {
             // Cannot happen with a valid descriptor; do not spin on it if it does.
             tracing::error!(%error, "a worker cannot sleep");
@@ -522,12 +622,17 @@ impl Worker {
             return;
         }
         let settings = &self.settings;
-        entry.insert(Connection::new(
+        let connection = entry.insert(Connection::new(
             link,
             key,
             settings.max_message,
             settings.max_in_flight,
+            self.counters.clone(),
         ));
+        connection.show(&settings.page, self.number);
+        self.counters.add(Counter::ConnectionsOpened, 1);
+        self.counters
+            .set_gauge(Gauge::Connections, self.connections.len() as u64);
         if self.bench.draining {
             let told = self.connections[key].go_away();
             self.follow_up(key, told);
@@ -539,6 +644,8 @@ impl Worker {
     /// Takes a connection out, active or not, and closes it.
     fn remove(&mut self, key: usize, error: Error) {
         let connection = self.connections.remove(key);
+        self.counters
+            .set_gauge(Gauge::Connections, self.connections.len() as u64);
         if connection.is_active {
             self.active.retain(|&other| other != key);
         }
@@ -549,14 +656,22 @@ impl Worker {
         let (code, reason) = match error {
             Error::Closed { reason, .. } => {
                 tracing::debug!(peer.pid, %reason, "connection closed");
+                let counter = match reason {
+                    CloseReason::PeerGone => Counter::ClosedGone,
+                    CloseReason::Finished => Counter::ClosedFinished,
+                    _ => Counter::ClosedOther,
+                };
+                self.counters.add(counter, 1);
                 (CloseCode::Finished, reason)
             }
             Error::Protocol(violation) => {
                 tracing::warn!(peer.pid, peer.user = %peer.user(), %violation, "connection closed");
+                self.counters.add(Counter::ClosedViolation, 1);
                 (CloseCode::Violation, CloseReason::Violation(violation))
             }
             other => {
                 tracing::error!(peer.pid, error = %other, "connection closed");
+                self.counters.add(Counter::ClosedOther, 1);
                 (CloseCode::Internal, CloseReason::Local)
             }
         };

@@ -3,8 +3,8 @@
 use crate::support::Settings;
 use crate::support::child::{Commands, open_descriptors, say};
 use nearwire::{
-    ByteItemSender, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server, ServerBuilder,
-    Spin, Status,
+    ByteItemSender, CallContext, Code, ItemReceiver, ItemSender, Limits, PeerPolicy, Pin, Server,
+    ServerBuilder, Spin, Status,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ pub fn receipt(order: &Order) -> Receipt {
 
 /// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, `pin` (auto, or a
 /// processor), the limits, `handshake_ms`,
-/// `refuse` (with this text), `panicking policy`.
+/// `sampling`, `refuse` (with this text), `panicking policy`.
 pub fn serve(settings: &Settings, commands: Commands) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -119,6 +119,12 @@ pub fn bind(settings: &Settings, commands: Commands) {
         }
         Err(error) => say(format!("{error:?} | {error}")),
     }
+}
+
+/// The caller's trace context, as text.
+fn traceparent(context: &CallContext) -> String {
+    let trace = context.trace.map(|trace| trace.to_string());
+    trace.unwrap_or_else(|| "none".into())
 }
 
 fn report(counters: &Counters, connections: usize) {
@@ -167,6 +173,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     if let Some(workers) = settings.number("workers") {
         builder = builder.workers(workers);
     }
+    if let Some(one_in) = settings.number("sampling") {
+        builder = builder.sampling(one_in as u32);
+    }
     match settings.text("pin") {
         None => {}
         Some("auto") => builder = builder.pin(Pin::Auto),
@@ -209,6 +218,14 @@ fn methods(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
         .method("raw_bytes", |len: &[u8]| {
             let len = u64::from_le_bytes(len.try_into().unwrap());
             Ok(vec![7; len as usize])
+        })
+        .method_into("traceparent", |context, _, reply| {
+            reply.extend(traceparent(context).bytes());
+            Ok(())
+        })
+        .method_async_with("traceparent_later", |context, _| async move {
+            tokio::task::yield_now().await;
+            Ok(traceparent(&context).into_bytes())
         })
         .method_into("who", |context, _, reply| {
             reply.extend(context.peer.pid.to_le_bytes());

@@ -8,6 +8,7 @@ mod bench;
 mod call;
 mod demo;
 mod doctor;
+mod inspect;
 mod logging;
 mod manual;
 mod measure;
@@ -15,8 +16,12 @@ mod output;
 mod plot;
 mod private;
 mod process;
+mod rates;
+mod scrape;
 mod serve;
 mod services;
+mod stat;
+mod top;
 
 use std::io;
 use std::process::ExitCode;
@@ -53,6 +58,9 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Call(call::Call),
+    Stat(stat::Stat),
+    Inspect(inspect::Inspect),
+    Top(top::Top),
     Demo(demo::Demo),
     /// Measure: the hardware, and what is made of it.
     #[command(subcommand)]
@@ -84,6 +92,9 @@ impl Command {
         match self {
             Self::Serve(serve) => Some(&serve.name),
             Self::Call(call) => Some(&call.name),
+            Self::Stat(stat) => Some(&stat.name),
+            Self::Inspect(inspect) => Some(&inspect.name),
+            Self::Top(top) => Some(&top.name),
             Self::Bench(bench) => bench.server(),
             Self::Demo(_) | Self::Doctor(_) | Self::Man(_) | Self::Completions(_) => None,
         }
@@ -133,6 +144,9 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(serve) => serve.run(),
         Command::Call(call) => call.run(),
+        Command::Stat(stat) => stat.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Top(top) => top.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(),

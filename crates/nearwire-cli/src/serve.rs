@@ -1,17 +1,18 @@
 //! `nearwire serve`: a server with the built-in services, and the settings of any server.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
-use nearwire::{HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
+use nearwire::{Exporter, HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::private::{self, PrivateServer};
 use crate::process::{Parent, raise_descriptor_limit};
-use crate::{arguments, services};
+use crate::{arguments, scrape, services};
 
 /// The role of a server process that serves one command, see [`start_privately`].
 pub const PRIVATE_SERVER_ROLE: &str = "server";
@@ -29,6 +30,9 @@ Examples:
 pub struct Serve {
     /// The server's name, or a path with a '/' for its socket.
     pub name: String,
+    /// Serve metrics for Prometheus here, at /metrics; such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -61,6 +65,9 @@ pub struct Settings {
     /// The largest ring that a client gets, per direction.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = arguments::bytes)]
     pub ring_max: usize,
+    /// Time one call in so many for the histograms of `nearwire stat`; 0: none.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub sampling: u32,
 }
 
 impl Default for Settings {
@@ -76,6 +83,7 @@ impl Default for Settings {
             huge_pages: Pages::Never,
             pre_touch: false,
             ring_max: limits.max_ring,
+            sampling: 1000,
         }
     }
 }
@@ -164,6 +172,7 @@ impl Settings {
                 pre_touch: self.pre_touch,
             })
             .spin(spin(self.spin))
+            .sampling(self.sampling)
             .pin(match &self.pin {
                 Pinning::None => Pin::None,
                 Pinning::Auto => Pin::Auto,
@@ -196,7 +205,15 @@ impl Serve {
                     _ = terminate.recv() => {}
                 }
             };
+            let scrapes = match self.metrics {
+                Some(address) => Some(scrape::listen(address).await?),
+                None => None,
+            };
             let server = services::add_all(self.settings.builder()).bind(&self.name)?;
+            if let Some(scrapes) = scrapes {
+                eprintln!("metrics at http://{}/metrics", scrapes.local_addr()?);
+                tokio::spawn(scrape::serve(scrapes, Exporter::new(&server)?));
+            }
             eprintln!("serving {} at {}", self.name, server.path().display());
             stop().await;
             eprintln!("finishing the calls in flight; once more to end at once");

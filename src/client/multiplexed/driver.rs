@@ -96,6 +96,7 @@ impl Future for Driver {
                 state.publish();
             }
             this.looked = None;
+            state.driver_spins = this.spinner.record();
             // Asleep: for data if any is to come; in any case until the server is gone.
             let waiting = state.is_waiting();
             let slept = if waiting {

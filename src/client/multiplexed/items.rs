@@ -4,6 +4,7 @@ use super::Core;
 use super::call::{Place, Request};
 use super::state::State;
 use crate::error::{Error, Result, Status};
+use crate::proto::frame::TraceContext;
 use crate::proto::handshake::CallShape;
 use crate::proto::status::Code;
 use futures_core::Stream;
@@ -34,6 +35,10 @@ impl StreamCall {
 
     fn set_deadline(&self, time: Duration) {
         self.lock().deadline = Instant::now().checked_add(time);
+    }
+
+    fn set_trace(&self, context: TraceContext) {
+        self.lock().set_trace(context);
     }
 
     /// Has the call begun, then does something with it. An error ends the call; so does the
@@ -100,6 +105,12 @@ impl ByteItems {
         self
     }
 
+    /// Says which trace the whole call belongs to, as [`Call::trace`](super::Call::trace) does.
+    pub fn trace(self, context: TraceContext) -> Self {
+        self.call.set_trace(context);
+        self
+    }
+
     /// The next item; `None` when the server has ended the stream. Cancel-safe: an item is taken
     /// only if it is returned.
     pub async fn next(&mut self) -> Option<Result<Vec<u8>>> {
@@ -153,6 +164,12 @@ impl<R: serde::de::DeserializeOwned> Items<R> {
     /// As [`ByteItems::deadline`].
     pub fn deadline(mut self, time: Duration) -> Self {
         self.bytes = self.bytes.deadline(time);
+        self
+    }
+
+    /// As [`ByteItems::trace`].
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.bytes = self.bytes.trace(context);
         self
     }
 
@@ -281,6 +298,12 @@ impl ByteUpload {
         self
     }
 
+    /// As [`ByteItems::trace`].
+    pub fn trace(self, context: TraceContext) -> Self {
+        self.0.call.set_trace(context);
+        self
+    }
+
     /// As [`ByteItemSink::send`].
     ///
     /// # Errors
@@ -356,6 +379,12 @@ impl<T: serde::Serialize, R: serde::de::DeserializeOwned> Upload<T, R> {
     /// As [`ByteItems::deadline`].
     pub fn deadline(mut self, time: Duration) -> Self {
         self.bytes = self.bytes.deadline(time);
+        self
+    }
+
+    /// As [`ByteItems::trace`].
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.bytes = self.bytes.trace(context);
         self
     }
 

@@ -35,6 +35,7 @@ use super::methods::{self, Method};
 use crate::error::{Error, Result};
 use crate::info::ConnectionInfo;
 use crate::link::{AsyncWaiter, Link, Shared};
+use crate::metrics::ClientMetrics;
 use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
 use crate::waiter::{Looker, Spinner};
@@ -124,13 +125,13 @@ impl Client {
     }
 
     /// Must be called inside the runtime that is to watch the connection.
-    fn new(link: Link, spin: Spin) -> Result<Self> {
+    fn new(link: Link, spin: Spin, sampling: u32) -> Result<Self> {
         let shared = link.shared.clone();
         // The driver spins by itself; the waiter is for sleeping only.
         let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;
         let core = Arc::new(Core {
             shared,
-            state: Mutex::new(State::new(link, waiter)),
+            state: Mutex::new(State::new(link, waiter, sampling)),
             solo: Mutex::new(Spinner::new(spin)),
             looker: Looker::new(),
         });
@@ -159,6 +160,29 @@ impl Client {
     /// What the connection is made of: who the server is, sizes, limits.
     pub fn info(&self) -> ConnectionInfo {
         ConnectionInfo::of(&self.core.shared)
+    }
+
+    /// What this client and its clones have counted so far.
+    pub fn metrics(&self) -> ClientMetrics {
+        let solo = {
+            let spinner = self.core.solo.lock().unwrap_or_else(|e| e.into_inner());
+            spinner.record()
+        };
+        let state = self.core.lock();
+        let (tx, rx) = (&state.link.tx, &state.link.rx);
+        ClientMetrics {
+            calls: state.begun,
+            in_flight: state.in_flight(),
+            bytes_sent: tx.position(),
+            bytes_received: rx.position(),
+            wakeups_sent: tx.rings() + rx.rings(),
+            wakeups_saved: tx.publications().saturating_sub(tx.rings()),
+            sleeps: state.waiter.sleeps(),
+            spins_paid: solo.0 + state.driver_spins.0,
+            spins_wasted: solo.1 + state.driver_spins.1,
+            call_duration: state.latencies.histogram(),
+            sampling: state.latencies.one_in(),
+        }
     }
 
     /// Calls that are in flight on this connection.
@@ -397,6 +421,6 @@ impl ClientBuilder {
         let link = link.await.map_err(|_| {
             Error::io("connect: the runtime is shutting down")(std::io::ErrorKind::Other.into())
         })??;
-        Client::new(link, self.spin)
+        Client::new(link, self.spin, self.sampling)
     }
 }

@@ -8,6 +8,7 @@ use crate::link::{
     AsyncWaiter, Incoming, Link, Outbox, Outgoing, Waited, Wanted, Withdrawn, next_incoming,
     stage_plain, whole_max,
 };
+use crate::metrics::Latencies;
 use crate::proto::credit::{CreditBalance, credit_cost};
 use crate::proto::frame::{Header, Kind, Tag};
 use crate::proto::handshake::CallShape;
@@ -18,6 +19,7 @@ use slab::Slab;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 /// Records that are taken at a time, so that no task holds its thread, or the lock, for long.
 const RECORDS_PER_LOOK: usize = 256;
@@ -71,6 +73,11 @@ pub(super) struct State {
     pongs: u64,
     /// Who waits for an answer to a ping.
     want_pong: Vec<Waker>,
+    /// Calls that were begun.
+    pub(super) begun: u64,
+    pub(super) latencies: Latencies,
+    /// Spins of the driver that found something, and that did not.
+    pub(super) driver_spins: (u64, u64),
     /// Wakers due, to be called without the lock.
     pub(super) to_wake: Vec<Waker>,
 }
@@ -79,6 +86,8 @@ pub(super) struct State {
 #[derive(Debug)]
 struct Slot {
     id: u64,
+    /// When it began, if its time is sampled.
+    began: Option<Instant>,
     waker: Option<Waker>,
     /// How the call ended, until it is claimed.
     end: Option<Small<Vec<u8>>>,
@@ -109,7 +118,7 @@ struct Upload {
 }
 
 impl State {
-    pub(super) fn new(link: Link, waiter: AsyncWaiter) -> Self {
+    pub(super) fn new(link: Link, waiter: AsyncWaiter, sampling: u32) -> Self {
         let limit = usize::try_from(link.shared.terms.max_message_in).unwrap_or(usize::MAX);
         Self {
             link,
@@ -135,6 +144,9 @@ impl State {
             pings: 0,
             pongs: 0,
             want_pong: Vec::new(),
+            begun: 0,
+            latencies: Latencies::new(sampling),
+            driver_spins: (0, 0),
             to_wake: Vec::new(),
         }
     }
@@ -174,6 +186,12 @@ impl State {
             self.want_place.retain(|(other, _)| *other != ticket);
         }
         self.generation = self.generation.wrapping_add(1);
+        self.begun += 1;
+        // How long a stream takes says little.
+        let began = match shape {
+            CallShape::Unary => self.latencies.begin(),
+            _ => None,
+        };
         let items = shape.has_server_stream().then(|| ItemQueue {
             items: VecDeque::new(),
             balance: CreditBalance::new(STREAM_CREDITS),
@@ -189,6 +207,7 @@ impl State {
         let id = u64::from(self.generation) << 32 | key as u64;
         entry.insert(Slot {
             id,
+            began,
             waker: None,
             end: None,
             items,
@@ -280,6 +299,7 @@ impl State {
             return Poll::Pending;
         }
         self.generation = self.generation.wrapping_add(1);
+        self.begun += 1;
         // No call has this place.
         let id = u64::from(self.generation) << 32 | u64::from(u32::MAX);
         let mut header = Header::request(method, id);
@@ -619,7 +639,9 @@ impl State {
     /// Takes out a call that has ended and was claimed.
     #[inline]
     pub(super) fn remove(&mut self, key: usize) {
-        self.calls.remove(key);
+        if let Some(began) = self.calls.remove(key).began {
+            self.latencies.end(began);
+        }
         self.call_up_next();
     }
 

@@ -1,8 +1,9 @@
 //! Headers to bytes and back.
 
 use super::error::FrameError;
-use super::header::{Fragment, Frame, Header, TraceContext};
+use super::header::{Fragment, Frame, Header};
 use super::tag::{Flags, Kind, MAX_BODY_LEN, MAX_PREFIX_LEN, Tag, first_word};
+use super::trace::TraceContext;
 
 const REQUEST_ID_LEN: usize = 8;
 const TOTAL_LEN: usize = 8;

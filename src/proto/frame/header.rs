@@ -1,6 +1,7 @@
 //! What a frame says besides its payload.
 
 use super::tag::{Flags, Kind, Tag};
+use super::trace::TraceContext;
 
 /// Where a frame stands in its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -35,19 +36,6 @@ impl Fragment {
             Fragment::Last => Flags::CONTINUATION,
         }
     }
-}
-
-/// W3C trace context (`traceparent`) in binary: 26 bytes, padded to 32 on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct TraceContext {
-    /// Version of the trace context format, 0 today.
-    pub version: u8,
-    /// The trace this call belongs to.
-    pub trace_id: [u8; 16],
-    /// The caller's span.
-    pub parent_id: [u8; 8],
-    /// Trace flags; bit 0 is "sampled".
-    pub flags: u8,
 }
 
 /// Everything about a frame but its payload.

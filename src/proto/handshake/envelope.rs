@@ -29,17 +29,23 @@ pub enum MessageKind {
     Reject = 5,
     /// Either direction: why the sender closes the connection.
     Close = 6,
+    /// Observer to server, in place of Hello: it wants the counters page.
+    Observe = 7,
+    /// Server to observer: the counters page.
+    Counters = 8,
 }
 
 impl MessageKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [MessageKind; 6] = [
+    pub const ALL: [MessageKind; 8] = [
         MessageKind::Hello,
         MessageKind::Welcome,
         MessageKind::Accept,
         MessageKind::Ready,
         MessageKind::Reject,
         MessageKind::Close,
+        MessageKind::Observe,
+        MessageKind::Counters,
     ];
 
     /// The kind with this number, or `None` if there is none.
@@ -60,6 +66,7 @@ impl MessageKind {
     pub const fn descriptors(self) -> usize {
         match self {
             MessageKind::Welcome | MessageKind::Accept => MAX_DESCRIPTORS,
+            MessageKind::Counters => 1,
             _ => 0,
         }
     }

@@ -6,6 +6,7 @@ use super::envelope::{MessageKind, MessageReader};
 use super::error::HandshakeError;
 use super::message::{Accept, Hello, Method, Welcome, encode_ready};
 use super::negotiate::{Agreed, ServerPolicy, negotiate};
+use super::observe::{Counters, Observe};
 use super::refusal::{Close, Reject, RejectCode};
 use crate::proto::mode::Mode;
 
@@ -23,6 +24,9 @@ pub enum ServerStep {
         /// Length of the client's segment in bytes: the one that was asked for.
         segment_len: u64,
     },
+    /// It is no client but wants the counters page: send what [`ServerHandshake::counters`] returns
+    /// with it; or [`ServerHandshake::reject`].
+    Observe,
 }
 
 /// What the server adds to what was negotiated, for a Welcome.
@@ -56,6 +60,10 @@ enum State {
     },
     /// The caller's turn.
     Accepted,
+    /// The caller's turn.
+    Observed {
+        version: u16,
+    },
     Done,
     Failed,
 }
@@ -100,7 +108,11 @@ impl ServerHandshake {
         let expected = match self.state {
             State::AwaitHello => MessageKind::Hello,
             State::AwaitAccept { .. } => MessageKind::Accept,
-            State::Greeted(_) | State::Accepted | State::Done | State::Failed => {
+            State::Greeted(_)
+            | State::Accepted
+            | State::Observed { .. }
+            | State::Done
+            | State::Failed => {
                 return Err(HandshakeError::Misuse {
                     call: "ServerHandshake::receive",
                 });
@@ -111,6 +123,15 @@ impl ServerHandshake {
         };
         match (message.kind(), &self.state) {
             (MessageKind::Close, _) => Err(HandshakeError::Closed(Close::decode(message.body())?)),
+            (MessageKind::Observe, State::AwaitHello) => {
+                let client = Observe::decode(message.body())?.versions;
+                let server = self.policy.versions;
+                let Some(version) = server.highest_common(client) else {
+                    return Err(HandshakeError::VersionMismatch { client, server });
+                };
+                self.state = State::Observed { version };
+                Ok(ServerStep::Observe)
+            }
             (MessageKind::Hello, State::AwaitHello) => self.greet(message.body()),
             (MessageKind::Accept, State::AwaitAccept { segment_len }) => {
                 let expected = *segment_len;
@@ -183,6 +204,24 @@ impl ServerHandshake {
         }
         self.state = State::Done;
         Ok(encode_ready())
+    }
+
+    /// The Counters to send, with the counters page, which is `segment_len` bytes long.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Misuse`] if nobody asked for it.
+    pub fn counters(&mut self, segment_len: u64) -> Result<Vec<u8>, HandshakeError> {
+        let State::Observed { version } = self.state else {
+            return Err(HandshakeError::Misuse {
+                call: "ServerHandshake::counters",
+            });
+        };
+        self.state = State::Done;
+        Ok(Counters {
+            version,
+            segment_len,
+        }
+        .encode())
     }
 
     /// Gives the handshake up, at any point before Ready; returns what to send before closing the

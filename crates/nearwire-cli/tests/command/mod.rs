@@ -175,6 +175,12 @@ impl Running {
     /// Waits for a line of standard error that has this text.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
+        self.expect_line(text);
+    }
+
+    /// As [`expect`](Self::expect); returns the line.
+    #[track_caller]
+    pub fn expect_line(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -182,9 +188,10 @@ impl Running {
                 panic!("no line with {text:?}; there were: {}", self.stderr);
             };
             let found = line.contains(text);
-            self.stderr += &(line + "\n");
+            self.stderr += &line;
+            self.stderr.push('\n');
             if found {
-                return;
+                return line;
             }
         }
     }

@@ -83,8 +83,8 @@ fn announced_lengths_and_kinds_are_refused_before_the_body_comes() {
         }
     ));
     let mut server = ServerHandshake::new(Arc::new(policy()));
-    let error = server.receive(&envelope(7, 0), 0).unwrap_err();
-    assert_eq!(error, HandshakeError::UnknownMessage { kind: 7 });
+    let error = server.receive(&envelope(9, 0), 0).unwrap_err();
+    assert_eq!(error, HandshakeError::UnknownMessage { kind: 9 });
     let mut server = ServerHandshake::new(Arc::new(policy()));
     let error = server.receive(&envelope(4, 0), 0).unwrap_err();
     let (expected, got) = (MessageKind::Hello, MessageKind::Ready);
