@@ -44,6 +44,8 @@ mod waiter;
 mod client;
 #[cfg(not(loom))]
 mod error;
+#[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
+pub mod fuzzing;
 #[cfg(not(loom))]
 mod info;
 #[cfg(not(loom))]

@@ -28,7 +28,7 @@
 //! publishing free. Whether it is so is agreed in the handshake; a peer that lies about it loses
 //! only its own connection's wake-ups.
 //!
-//! The doorbell itself remembers a ring (an eventfd keeps its edge), so a ring between the last
+//! The doorbell itself remembers a ring (its watch keeps the edge), so a ring between the last
 //! look and the sleep is not lost either.
 
 #[cfg(all(test, loom))]

@@ -16,6 +16,8 @@
 #[cfg(feature = "tokio")]
 mod calls;
 mod connection;
+#[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
+pub(crate) mod fuzzing;
 mod mailbox;
 
 #[cfg(feature = "tokio")]
@@ -99,39 +101,9 @@ impl WorkerHandle {
         methods: Arc<Methods>,
         settings: WorkerSettings,
     ) -> Result<Self> {
-        let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
-        let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
-        let load = Arc::new(AtomicUsize::new(0));
-        let stalls = Arc::new(AtomicU64::new(0));
-        let now = Instant::now();
-        let worker = Worker {
-            connections: Slab::new(),
-            active: Vec::with_capacity(ROOM),
-            parking: Vec::with_capacity(ROOM),
-            events: Vec::with_capacity(ROOM),
-            multiplexer,
-            bench: Bench {
-                methods,
-                draining: false,
-                alone: false,
-                #[cfg(feature = "tokio")]
-                mailbox: mailbox.clone(),
-                request: Vec::new(),
-                reply: Vec::new(),
-                #[cfg(feature = "tokio")]
-                running: settings.running.clone(),
-                #[cfg(feature = "tokio")]
-                runtime: settings.runtime.clone(),
-            },
-            mailbox: mailbox.clone(),
-            spinner: Spinner::new(settings.spin),
-            load: load.clone(),
-            stalls: stalls.clone(),
-            drain_until: None,
-            now,
-            rested: now,
-            settings,
-        };
+        let worker = Worker::new(methods, settings)?;
+        let (mailbox, load) = (worker.mailbox.clone(), worker.load.clone());
+        let stalls = worker.stalls.clone();
         let (pinned, placement) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("nearwire-{number}"))
@@ -202,6 +174,41 @@ struct Worker {
 }
 
 impl Worker {
+    /// A worker without connections, for the thread that is to run it.
+    fn new(methods: Arc<Methods>, settings: WorkerSettings) -> Result<Self> {
+        let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
+        let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
+        let now = Instant::now();
+        Ok(Self {
+            connections: Slab::new(),
+            active: Vec::with_capacity(ROOM),
+            parking: Vec::with_capacity(ROOM),
+            events: Vec::with_capacity(ROOM),
+            multiplexer,
+            bench: Bench {
+                methods,
+                draining: false,
+                alone: false,
+                #[cfg(feature = "tokio")]
+                mailbox: mailbox.clone(),
+                request: Vec::new(),
+                reply: Vec::new(),
+                #[cfg(feature = "tokio")]
+                running: settings.running.clone(),
+                #[cfg(feature = "tokio")]
+                runtime: settings.runtime.clone(),
+            },
+            mailbox,
+            spinner: Spinner::new(settings.spin),
+            load: Arc::default(),
+            stalls: Arc::default(),
+            drain_until: None,
+            now,
+            rested: now,
+            settings,
+        })
+    }
+
     /// Pins this thread, if it is to be. Returns what the system reports.
     fn pin(&self) -> Option<Vec<usize>> {
         let cpu = self.settings.pin_to?;

@@ -121,7 +121,7 @@ impl Client {
     }
 
     /// Must be called inside the runtime that is to watch the connection.
-    fn new(link: Link, spin: Spin) -> Result<Self> {
+    pub(in crate::client) fn new(link: Link, spin: Spin) -> Result<Self> {
         let shared = link.shared.clone();
         // The driver spins by itself; the waiter is for sleeping only.
         let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;

@@ -1,4 +1,4 @@
-//! Linux: memfd with seals, eventfd under an edge-triggered epoll, membarrier.
+//! Linux: memfd with seals, a socket pair under an edge-triggered epoll, membarrier.
 
 mod cpu;
 mod doorbell;

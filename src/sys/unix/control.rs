@@ -184,7 +184,8 @@ pub(crate) struct ControlSocket {
 }
 
 impl ControlSocket {
-    fn new(socket: UnixStream) -> io::Result<Self> {
+    /// One end of a connection.
+    pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket::set_up(&socket)?;
         Ok(Self { socket })
