@@ -63,7 +63,7 @@ impl Doorbell {
 
 /// The means to wake the other side.
 #[derive(Debug)]
-pub(crate) struct PeerDoorbell(OwnedFd);
+pub(crate) struct PeerDoorbell(Handle);
 
 impl PeerDoorbell {
     /// Takes a descriptor that a peer sent as its doorbell.
@@ -72,21 +72,20 @@ impl PeerDoorbell {
     /// kinds it may: a TCP socket's lock can be held by its owner for as long as that likes. What
     /// the shutdown does to a socket of the peer's choosing is the peer's affair.
     pub(crate) fn open(handle: Handle) -> io::Result<Self> {
-        let fd = OwnedFd::from(handle);
         let refused = |what: &str| {
             let text = format!("the peer's doorbell is {what}, no end of a pair of stream sockets");
             io::Error::new(io::ErrorKind::InvalidInput, text)
         };
-        match sockopt::socket_domain(&fd) {
+        match sockopt::socket_domain(&handle) {
             Err(Errno::NOTSOCK) => return Err(refused("no socket")),
             Ok(AddressFamily::UNIX) => {}
             Ok(_) => return Err(refused("a socket of another family")),
             Err(error) => return Err(error.into()),
         }
-        if sockopt::socket_type(&fd)? != SocketType::STREAM {
+        if sockopt::socket_type(&handle)? != SocketType::STREAM {
             return Err(refused("a socket of another type"));
         }
-        Ok(Self(fd))
+        Ok(Self(handle))
     }
 
     /// Wakes the peer, if it sleeps. One system call; never blocks.
@@ -245,7 +244,7 @@ mod tests {
     #[test]
     fn nothing_can_be_sent_into_a_doorbell() {
         let bell = Doorbell::new().unwrap();
-        let ring_end = OwnedFd::from(bell.handle().unwrap());
+        let ring_end = bell.handle().unwrap();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         assert_eq!(
             rustix::net::send(&ring_end, b"x", flags).unwrap_err(),
@@ -268,7 +267,7 @@ mod tests {
             ("a datagram socket", datagrams.into()),
             ("a TCP socket", tcp.into()),
         ] {
-            let error = PeerDoorbell::open(bell.into()).unwrap_err();
+            let error = PeerDoorbell::open(Handle::from(bell)).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{what}: {error}");
         }
     }
