@@ -22,7 +22,8 @@ pub fn call(settings: &Settings, commands: Commands) {
             let calling = threads.spawn(|| {
                 let mut times = Vec::new();
                 let mut seed = 0;
-                while !stop.load(Relaxed) {
+                // Once at least, however short the others' part was.
+                while times.is_empty() || !stop.load(Relaxed) {
                     seed += 1;
                     let request = pattern(seed, seed as usize % 700);
                     let begun = Instant::now();
@@ -41,7 +42,7 @@ pub fn call(settings: &Settings, commands: Commands) {
                 crate::support::current_thread().block_on(async {
                     let client = Client::connect(socket).await.expect("a connection");
                     let mut calls = 0u64;
-                    while !stop_too.load(Relaxed) {
+                    while calls == 0 || !stop_too.load(Relaxed) {
                         calls += 1;
                         let request = pattern(calls, 20_000);
                         let reply = client.call_bytes("echo_later", &request).await;

@@ -2,7 +2,7 @@
 
 use crate::raw::{CAPACITY, COMMITTED, FILLER, Raw, SEALS, doorbell, len_of_segment, segment};
 use crate::server::NAME;
-use crate::storm::{Random, WAYS, operations};
+use crate::storm::{Random, WAYS, class, operations};
 use crate::support::child::{Commands, open_descriptors, say};
 use crate::support::{PATIENCE, Place, Process, Settings, current_thread, os, pattern, within};
 use nearwire::layout::{HEAD_AT, WORD};
@@ -158,7 +158,7 @@ fn storm(listener: &UnixListener, wanted: u64, commands: &Commands) {
         }
         connections += 1;
         let end = match raw.is_over() {
-            true => crate::storm::class(&raw.verdict()).unwrap_or_else(|error| error),
+            true => class(&raw.verdict()).unwrap_or_else(|error| panic!("{name}: {error}")),
             false => "left open".to_owned(),
         };
         *ends.entry(format!("{name}: {end}")).or_default() += 1;
@@ -191,6 +191,7 @@ fn answers_while_raging(raw: &mut Raw, random: &mut Random) -> u64 {
 
 fn hostile(place: &Place, how: &str, operations: &str) -> (Process, String) {
     let socket = place.socket(&format!("hostile-{}", how.replace(' ', "-")));
+    let _ = std::fs::remove_file(&socket);
     let settings = [
         ("how", how),
         ("socket", socket.as_str()),

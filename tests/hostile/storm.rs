@@ -291,6 +291,7 @@ pub fn class(verdict: &Result<Close, String>) -> Result<String, String> {
         "last fragment ends",
         "finished after",
         "which a server does not take",
+        "which a client does not take",
         "twice at a time",
         "credits",
         "trace",

@@ -35,12 +35,13 @@ fn record(kind: u8, flags: u8, body: Vec<u8>) -> Deed {
 /// `lie` makes of how much was produced.
 fn head(lie: fn(u64) -> u64) -> Deed {
     Box::new(move |raw, echo| {
-        // An honest start, so that there is something to go back to.
-        for id in 0..8 {
+        // An honest start, so that there is something to go back to: what the server has seen of
+        // the head by then is at most a ring behind.
+        for id in 0..60 {
             raw.push_frame(&Header::request(echo, id), &[0; 200]);
             raw.pop(PATIENCE).expect("an answer");
         }
-        let mut id = 8;
+        let mut id = 60;
         let answered = raw.head;
         while !raw.is_over() {
             raw.own.word(HEAD_AT).store(lie(answered), SeqCst);
@@ -109,7 +110,11 @@ fn cases() -> Vec<(&'static str, Deed, &'static str)> {
         ),
         ("a head too far", head(|head| head + (1 << 20)), BAD_HEAD),
         ("a head of all bits", head(|_| u64::MAX), BAD_HEAD),
-        ("a head that goes back", head(|head| head - 64), BAD_HEAD),
+        (
+            "a head that goes back",
+            head(|head| head - 2 * CAPACITY as u64),
+            BAD_HEAD,
+        ),
         ("a head back at the start", head(|_| 0), BAD_HEAD),
         ("a head inside a word", head(|head| head + 3), BAD_HEAD),
         ("kind 0", record(0, 0, id.clone()), "kind 0"),
@@ -134,12 +139,12 @@ fn cases() -> Vec<(&'static str, Deed, &'static str)> {
         (
             "a request without an id",
             record(1, 0, vec![1; 4]),
-            "prefix",
+            "too short",
         ),
         (
             "a deadline without bytes",
             record(1, 8, id.clone()),
-            "prefix",
+            "too short",
         ),
         ("a reserved flag", record(1, 0x80, id.clone()), "flag"),
         ("one-way with a stream", record(1, 0x60, id.clone()), "flag"),
@@ -151,12 +156,12 @@ fn cases() -> Vec<(&'static str, Deed, &'static str)> {
         (
             "a cancel with a payload",
             record(4, 0, vec![0; 16]),
-            "payload",
+            "8 are expected",
         ),
         (
             "credits of three bytes",
             record(7, 0, vec![0; 11]),
-            "payload",
+            "too short",
         ),
         (
             "a total of the whole address space",
