@@ -6,7 +6,7 @@
 //! along, so that an edge-triggered watch sees an edge.
 //!
 //! # Why not an eventfd
-//! It costs the same (docs: tuning), but there is one open file behind its descriptors in both
+//! It costs about the same, but there is one open file behind its descriptors in both
 //! processes: the owner can make it a blocking one at any time (`O_NONBLOCK` belongs to the file)
 //! and fill its counter, and whoever rings it then sleeps until the owner likes. A pipe is no
 //! better: its owner holds the pipe's lock while it reads into memory that never arrives
