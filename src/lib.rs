@@ -47,6 +47,8 @@ mod client;
 mod error;
 #[cfg(all(feature = "prometheus", not(loom)))]
 mod exporter;
+#[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
+pub mod fuzzing;
 #[cfg(not(loom))]
 mod info;
 #[cfg(not(loom))]

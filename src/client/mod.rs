@@ -1,6 +1,8 @@
 //! Clients: blocking and async.
 
 mod blocking;
+#[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
+pub(crate) mod fuzzing;
 mod methods;
 #[cfg(feature = "tokio")]
 mod multiplexed;

@@ -212,6 +212,31 @@ impl Parts {
     }
 }
 
+#[cfg(fuzzing)]
+impl Link {
+    /// A link to a peer with which there was no handshake.
+    pub(crate) fn unconfirmed(
+        socket: ControlSocket,
+        bell: Doorbell,
+        peer_bell: PeerDoorbell,
+        segment: LocalSegment,
+        peer: (crate::segment::PeerWords, crate::segment::PeerData),
+        terms: Terms,
+    ) -> Link {
+        let parts = Parts {
+            socket,
+            bell,
+            segment,
+            peer: ControlSocket::own_identity(),
+            terms,
+            name: None,
+            reserved: None,
+        };
+        let reader = crate::proto::handshake::MessageReader::new();
+        parts.into_link(peer_bell, peer.0, peer.1, reader)
+    }
+}
+
 /// The client's side of the conversation, blocking.
 pub(super) struct Talk<'a> {
     pub(super) socket: &'a ControlSocket,

@@ -49,7 +49,7 @@
 //! a word's values are never seen going backwards, and fences. A sleeper that has asked no more and
 //! asks again takes a new `v`, to which no old grant is good.
 //!
-//! The doorbell itself remembers a ring (an eventfd keeps its edge), so a ring between the last
+//! The doorbell itself remembers a ring (its watch keeps the edge), so a ring between the last
 //! look and the sleep is not lost either.
 
 #[cfg(all(test, loom))]

@@ -13,7 +13,7 @@ use loom::thread;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// A doorbell that remembers one ring, like an eventfd under an edge-triggered epoll.
+/// A doorbell that remembers one ring, like a socket pair under an edge-triggered epoll.
 #[derive(Debug, Default)]
 struct Bell {
     rung: Mutex<bool>,

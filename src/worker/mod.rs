@@ -17,6 +17,8 @@ mod allowance;
 #[cfg(feature = "tokio")]
 mod calls;
 mod connection;
+#[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
+pub(crate) mod fuzzing;
 mod mailbox;
 #[cfg(test)]
 mod tests;
@@ -107,50 +109,9 @@ impl WorkerHandle {
         methods: Arc<Methods>,
         settings: WorkerSettings,
     ) -> Result<Self> {
-        let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
-        let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
-        let load = Arc::new(AtomicUsize::new(0));
-        let page = &settings.page;
-        let (counters, one_in) = (page.worker(number), page.one_in());
-        let now = Instant::now();
-        let worker = Worker {
-            connections: Slab::new(),
-            active: Vec::with_capacity(ROOM),
-            parking: Vec::with_capacity(ROOM),
-            unobserved: Vec::with_capacity(ROOM),
-            events: Vec::with_capacity(ROOM),
-            multiplexer,
-            bench: Bench {
-                methods,
-                draining: false,
-                alone: false,
-                now,
-                counters: counters.clone(),
-                distributions: page.distributions(number),
-                sampler: Sampler::new(one_in),
-                turns: Sampler::new(one_in),
-                deferred: Sampler::new(one_in),
-                began: None,
-                #[cfg(feature = "tokio")]
-                mailbox: mailbox.clone(),
-                request: Vec::new(),
-                reply: Vec::new(),
-                #[cfg(feature = "tokio")]
-                running: settings.running.clone(),
-                #[cfg(feature = "tokio")]
-                runtime: settings.runtime.clone(),
-            },
-            mailbox: mailbox.clone(),
-            spinner: Spinner::new(settings.spin),
-            load: load.clone(),
-            number,
-            counters: counters.clone(),
-            drain_until: None,
-            now,
-            observed: now,
-            rested: now,
-            settings,
-        };
+        let worker = Worker::new(number, methods, settings)?;
+        let (mailbox, load) = (worker.mailbox.clone(), worker.load.clone());
+        let counters = worker.counters.clone();
         let (pinned, placement) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("nearwire-{number}"))
@@ -249,6 +210,53 @@ struct Worker {
 }
 
 impl Worker {
+    /// A worker without connections, for the thread that is to run it.
+    fn new(number: usize, methods: Arc<Methods>, settings: WorkerSettings) -> Result<Self> {
+        let multiplexer = Multiplexer::new().map_err(Error::io("create a worker's poller"))?;
+        let mailbox = Arc::new(Mailbox::new(multiplexer.waker()));
+        let page = &settings.page;
+        let (counters, one_in) = (page.worker(number), page.one_in());
+        let now = Instant::now();
+        Ok(Self {
+            connections: Slab::new(),
+            active: Vec::with_capacity(ROOM),
+            parking: Vec::with_capacity(ROOM),
+            unobserved: Vec::with_capacity(ROOM),
+            events: Vec::with_capacity(ROOM),
+            multiplexer,
+            bench: Bench {
+                methods,
+                draining: false,
+                alone: false,
+                now,
+                counters: counters.clone(),
+                distributions: page.distributions(number),
+                sampler: Sampler::new(one_in),
+                turns: Sampler::new(one_in),
+                deferred: Sampler::new(one_in),
+                began: None,
+                #[cfg(feature = "tokio")]
+                mailbox: mailbox.clone(),
+                request: Vec::new(),
+                reply: Vec::new(),
+                #[cfg(feature = "tokio")]
+                running: settings.running.clone(),
+                #[cfg(feature = "tokio")]
+                runtime: settings.runtime.clone(),
+            },
+            mailbox,
+            spinner: Spinner::new(settings.spin),
+            load: Arc::default(),
+            number,
+            counters,
+            drain_until: None,
+            now,
+            observed: now,
+            rested: now,
+            settings,
+        })
+    }
+
     /// Pins this thread, if it is to be. Returns what the system reports.
     fn pin(&self) -> Option<Vec<usize>> {
         let cpu = self.settings.pin_to?;

@@ -1,7 +1,6 @@
 //! Spinning, sleeping, and being woken.
 
 use crate::server::NAME;
-use crate::support::os::write_calls;
 use crate::support::{PATIENCE, Place, current_thread, pattern, within};
 use nearwire::{BlockingClient, ClientBuilder, Spin};
 use std::time::{Duration, Instant};
@@ -58,16 +57,10 @@ fn nobody_is_woken_who_is_awake() {
             assert_eq!(reply, request);
         };
         call(0);
-        // Doorbells are rung by writing.
-        let before = write_calls(server.id());
         // Few: on a machine with other work, two sides that never sleep take turns.
         (0..200).for_each(&mut call);
         let stats = client.wait_stats();
-        assert_eq!(
-            write_calls(server.id()),
-            before,
-            "the server rang an awake client"
-        );
+        // That the server rings no awake client is seen at a doorbell: tests/hostile/doorbells.rs.
         assert_eq!(stats.wakeups, 0, "the client rang an awake server");
         assert_eq!(stats.sleeps, 0);
         assert!(stats.spins_paid > 0, "it never waited: {stats:?}");
@@ -85,8 +78,6 @@ fn a_sleeper_is_woken_once_per_sleep() {
         let echo = client.method("echo_into").unwrap();
         // Once, so that the worker has the connection; to be sent it is a wake-up as well.
         client.call_bytes("echo", b"").unwrap();
-        // Doorbells are rung by writing.
-        let before = write_calls(server.id());
         for n in 0..2000u64 {
             let request = pattern(n, 64);
             let mut reply = Vec::new();
@@ -94,21 +85,14 @@ fn a_sleeper_is_woken_once_per_sleep() {
             assert_eq!(reply, request);
         }
         let stats = client.wait_stats();
-        // Where the system does not count them, there were none too many.
-        let rings = write_calls(server.id()).zip(before);
-        let rings = rings.map_or(0, |(after, before)| after - before);
-        eprintln!("2000 calls between sleepers: {stats:?}, {rings} rings by the server");
+        eprintln!("2000 calls between sleepers: {stats:?}");
         assert!(
             stats.wakeups <= 2001 && stats.sleeps <= 2 * 2001,
             "{stats:?}"
         );
         assert!(stats.sleeps > 0 && stats.wakeups > 0, "{stats:?}");
         assert_eq!((stats.spins_paid, stats.spins_wasted), (0, 0));
-        assert!(
-            rings <= stats.sleeps,
-            "{rings} rings for {} sleeps",
-            stats.sleeps
-        );
+        // How often the server rings for one sleep: tests/hostile/doorbells.rs.
     });
 }
 

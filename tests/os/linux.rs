@@ -69,10 +69,8 @@ pub fn resident(pid: u32) -> u64 {
     kib << 10
 }
 
-/// Write calls that a process has made, all threads together, if the system counts them.
-pub fn write_calls(pid: u32) -> Option<u64> {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
-    let mut lines = io.lines();
-    let line = lines.find(|line| line.starts_with("syscw:")).unwrap();
-    Some(line.split_whitespace().nth(1).unwrap().parse().unwrap())
+/// Segments that a process has mapped.
+pub fn shared_mappings(pid: u32) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    maps.lines().filter(|line| line.contains("/memfd:")).count()
 }

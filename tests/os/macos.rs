@@ -82,8 +82,3 @@ fn task_info(pid: u32) -> libc::proc_taskinfo {
         info.assume_init()
     }
 }
-
-/// Write calls that a process has made, all threads together, if the system counts them.
-pub fn write_calls(_: u32) -> Option<u64> {
-    None
-}

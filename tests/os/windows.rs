@@ -74,11 +74,6 @@ pub fn resident(pid: u32) -> u64 {
     counters.WorkingSetSize as u64
 }
 
-/// Write calls that a process has made, all threads together, if the system counts them.
-pub fn write_calls(_: u32) -> Option<u64> {
-    None
-}
-
 fn open(pid: u32) -> OwnedHandle {
     // SAFETY: takes numbers; the handle is new and nobody else has it.
     unsafe {

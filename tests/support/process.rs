@@ -22,17 +22,33 @@ pub struct Process {
 impl Process {
     /// Starts a child in this role, which finds servers' names in `directory`.
     pub fn start(directory: &Path, role: &str, settings: &[(&str, &str)]) -> Self {
+        let program = std::env::current_exe().unwrap();
+        Self::spawn(Self::command(&program, directory, role, settings), role)
+    }
+
+    /// What starts a child in this role; `program` is this test's, or a copy of it.
+    pub fn command(
+        program: &Path,
+        directory: &Path,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Command {
         let parts = settings.iter().flat_map(|(name, value)| [*name, *value]);
         let settings = parts.collect::<Vec<_>>().join(&SEPARATOR.to_string());
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(program);
+        command
             .args(["child_process", "--exact", "--nocapture"])
             .env(ROLE, role)
             .env(SETTINGS, settings)
             .env("NEARWIRE_DIR", directory)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        command
+    }
+
+    /// Starts the child that [`command`](Self::command) describes.
+    pub fn spawn(mut command: Command, role: &str) -> Self {
+        let mut child = command.spawn().unwrap();
         let commands = child.stdin.take().unwrap().into();
         let (sender, answers) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());

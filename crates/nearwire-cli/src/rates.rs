@@ -65,14 +65,6 @@ impl Interval {
         now.since(&self.earlier.distribution(which))
     }
 
-    /// A connection's frames from its client, per second.
-    pub fn messages_per_second(&self, connection: &ConnectionSnapshot) -> f64 {
-        let before = self.earlier.connections.iter();
-        let before = before.clone().find(|other| other.id == connection.id);
-        let before = before.map_or(0, |other| other.messages_received);
-        self.rate(before, connection.messages_received)
-    }
-
     /// How a connection is, in a word.
     pub fn state(&self, connection: &ConnectionSnapshot) -> ConnectionState {
         let held_up = self.now.held_up_since(&self.earlier);

@@ -1,5 +1,6 @@
-//! Linux: memfd with seals, eventfd under an edge-triggered epoll, membarrier.
+//! Linux: memfd with seals, a socket pair under an edge-triggered epoll, membarrier.
 
+pub(super) mod closing;
 mod cpu;
 mod doorbell;
 mod memory;

@@ -1,7 +1,7 @@
 //! What Linux's Unix sockets have of their own.
 
 use crate::error::Identity;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -31,12 +31,12 @@ pub(in crate::sys) fn set_up(_: &UnixStream) -> io::Result<()> {
 }
 
 /// Nothing to do: [`RECEIVE`] does it.
-pub(in crate::sys) fn close_on_exec(_: &OwnedFd) -> io::Result<()> {
+pub(in crate::sys) fn close_on_exec(_: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
 /// Who connected, or started to listen.
-pub(in crate::sys) fn peer(socket: &UnixStream) -> std::io::Result<Identity> {
+pub(in crate::sys) fn peer(socket: &impl AsFd) -> std::io::Result<Identity> {
     let credentials = rustix::net::sockopt::socket_peercred(socket)?;
     Ok(Identity {
         pid: credentials.pid.as_raw_nonzero().get() as u32,

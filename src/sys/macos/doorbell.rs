@@ -117,7 +117,7 @@ impl AsFd for Doorbell {
 
 /// The means to wake the other side.
 #[derive(Debug)]
-pub(crate) struct PeerDoorbell(OwnedFd);
+pub(crate) struct PeerDoorbell(Handle);
 
 impl PeerDoorbell {
     /// Takes a descriptor that a peer sent as its doorbell.
@@ -125,9 +125,8 @@ impl PeerDoorbell {
     /// It may be any socket: it is only ever sent single bytes, without blocking, and what that
     /// does to a socket of the peer's own choosing is the peer's affair.
     pub(crate) fn open(handle: Handle) -> io::Result<Self> {
-        let socket = OwnedFd::from(handle);
-        rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
-        Ok(Self(socket))
+        rustix::net::sockopt::set_socket_nosigpipe(&handle, true)?;
+        Ok(Self(handle))
     }
 
     /// Wakes the peer, if it sleeps. One system call; never blocks.
@@ -138,7 +137,7 @@ impl PeerDoorbell {
 
 /// Errors are of no use to the caller: a full buffer means that the owner was rung already,
 /// anything else that the owner broke its own doorbell.
-fn ring(bell: &OwnedFd) {
+fn ring(bell: &impl AsFd) {
     let _ = rustix::net::send(bell, &[1], SendFlags::DONTWAIT);
 }
 

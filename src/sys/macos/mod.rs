@@ -1,5 +1,6 @@
 //! macOS: unlinked POSIX shared memory, a socket pair as doorbell under kqueue, QoS classes.
 
+pub(super) mod closing;
 mod cpu;
 mod doorbell;
 mod kqueue;

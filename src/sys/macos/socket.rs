@@ -4,7 +4,7 @@
 //! that another thread starts in between inherits them.
 
 use crate::error::Identity;
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::{self, FdFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::os::unix::net::UnixStream;
@@ -38,17 +38,17 @@ pub(in crate::sys) fn set_up(socket: &UnixStream) -> io::Result<()> {
     rustix::net::sockopt::set_socket_nosigpipe(socket, true)
 }
 
-pub(in crate::sys) fn close_on_exec(received: &OwnedFd) -> io::Result<()> {
+pub(in crate::sys) fn close_on_exec(received: &impl AsFd) -> io::Result<()> {
     rustix::io::fcntl_setfd(received, FdFlags::CLOEXEC)
 }
 
 /// Who connected, or started to listen.
-pub(in crate::sys) fn peer(socket: &UnixStream) -> std::io::Result<Identity> {
+pub(in crate::sys) fn peer(socket: &impl AsFd) -> std::io::Result<Identity> {
     let check = |failed: libc::c_int| match failed {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     };
-    let fd = socket.as_raw_fd();
+    let fd = socket.as_fd().as_raw_fd();
     let (mut uid, mut gid) = (0, 0);
     // SAFETY: the descriptor is open, and both results are written to variables of this function.
     check(unsafe { libc::getpeereid(fd, &mut uid, &mut gid) })?;

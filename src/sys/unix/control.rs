@@ -1,11 +1,12 @@
 //! The control socket: the one thing with a name. It carries the handshake with its descriptors,
 //! then rare messages, and its end of file is how a side learns that the other died.
 
+use super::closing::Foreign;
 use super::directory::Directory;
 use super::{Handle, own_uid};
 use crate::error::{DirectoryFault, Error, Identity};
 use crate::sys::os::socket;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{
@@ -24,6 +25,10 @@ const BACKLOG: i32 = 4096;
 
 /// Descriptors that one message may carry before the surplus is refused.
 const MAX_DESCRIPTORS: usize = 4;
+
+/// Descriptors that one message can carry at all. There is room for as many, so that the kernel
+/// closes none of them for want of it: that would be done by the thread that receives.
+const MOST_DESCRIPTORS: usize = 253;
 
 /// A named socket that accepts connections. The name goes away when this is dropped.
 #[derive(Debug)]
@@ -180,13 +185,16 @@ pub(crate) enum Received {
 /// One connection's control socket.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
-    socket: UnixStream,
+    /// The peer may leave descriptors in its queue.
+    socket: Foreign,
 }
 
 impl ControlSocket {
-    fn new(socket: UnixStream) -> io::Result<Self> {
+    /// One end of a connection.
+    pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket::set_up(&socket)?;
+        let socket = Foreign::from(OwnedFd::from(socket));
         Ok(Self { socket })
     }
 
@@ -267,14 +275,14 @@ impl ControlSocket {
 
     /// Receives into `buffer`, appending descriptors that come along to `handles`. Never blocks.
     ///
-    /// Descriptors beyond what any message carries are closed by the kernel, and the message is
-    /// refused as [`io::ErrorKind::InvalidData`].
+    /// A message with more descriptors than any carries is refused as
+    /// [`io::ErrorKind::InvalidData`].
     pub(crate) fn receive(
         &self,
         buffer: &mut [u8],
         handles: &mut Vec<Handle>,
     ) -> io::Result<Received> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let message = loop {
             match rustix::net::recvmsg(
@@ -289,20 +297,24 @@ impl ControlSocket {
                 other => break other?,
             }
         };
+        let mut received = Vec::new();
         for item in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = item {
                 for fd in fds {
+                    let fd = Foreign::from(fd);
                     socket::close_on_exec(&fd)?;
-                    handles.push(Handle::from(fd));
+                    received.push(Handle::Foreign(fd));
                 }
             }
         }
-        if message.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
+        let cut = message.flags.contains(rustix::net::ReturnFlags::CTRUNC);
+        if cut || received.len() > MAX_DESCRIPTORS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "too many descriptors",
             ));
         }
+        handles.append(&mut received);
         Ok(match message.bytes {
             0 => Received::EndOfFile,
             n => Received::Bytes(n),
@@ -311,7 +323,7 @@ impl ControlSocket {
 
     /// Ends the connection in both directions; the peer sees the end of file.
     pub(crate) fn shut_down(&self) {
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
     /// Blocks until there is something to receive (`for_sending`: room to send), or `timeout` is

@@ -6,6 +6,10 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long to wait for others to take or free their names.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The directory of a socket, opened and found private. Locked while a name is taken or freed.
 #[derive(Debug)]
@@ -68,16 +72,19 @@ impl Directory {
     }
 
     /// Keeps other servers of this directory from taking or freeing a name meanwhile. Released
-    /// when the directory is closed.
+    /// when the directory is closed. Servers hold it for a moment; whoever holds it for longer
+    /// (anybody who may read the directory can) is not waited for.
     pub(super) fn lock(&self) -> Result<(), Error> {
-        loop {
-            match rustix::fs::flock(&self.0, FlockOperation::LockExclusive) {
-                Err(Errno::INTR) => {}
-                other => {
-                    return other.map_err(|e| Error::io("lock the socket directory")(e.into()));
-                }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.try_lock() {
+            if Instant::now() >= deadline {
+                let doing = "lock the socket directory: some process holds it and is no server \
+                             (lslocks tells which)";
+                return Err(Error::io(doing)(std::io::ErrorKind::TimedOut.into()));
             }
+            std::thread::sleep(Duration::from_millis(2));
         }
+        Ok(())
     }
 
     /// As [`lock`](Self::lock), if that can be had at once.

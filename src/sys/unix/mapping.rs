@@ -10,23 +10,23 @@ use std::ptr::NonNull;
 
 /// A segment as it travels to the peer.
 #[derive(Debug)]
-pub(crate) struct SegmentHandle(OwnedFd);
+pub(crate) struct SegmentHandle(Handle);
 
 impl From<OwnedFd> for SegmentHandle {
     fn from(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self(fd.into())
     }
 }
 
 impl From<Handle> for SegmentHandle {
     fn from(handle: Handle) -> Self {
-        Self(handle.into())
+        Self(handle)
     }
 }
 
 impl From<SegmentHandle> for Handle {
     fn from(segment: SegmentHandle) -> Self {
-        segment.0.into()
+        segment.0
     }
 }
 

@@ -1,6 +1,7 @@
 //! What Linux and macOS share: Unix sockets, the directories that they live in, sleeping in Tokio's
-//! reactor, mappings.
+//! reactor, mappings, closing.
 
+pub(super) mod closing;
 mod control;
 mod directory;
 mod mapping;
@@ -14,27 +15,30 @@ pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};
 #[cfg(feature = "tokio")]
 pub(crate) use reactor::ReactorSleeper;
 
+use closing::Foreign;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What travels with a control message: a descriptor.
 #[derive(Debug)]
-pub(crate) struct Handle(OwnedFd);
+pub(crate) enum Handle {
+    /// Made here, for the peer.
+    Own(OwnedFd),
+    /// From the peer: it may be anything.
+    Foreign(Foreign),
+}
 
 impl From<OwnedFd> for Handle {
     fn from(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-}
-
-impl From<Handle> for OwnedFd {
-    fn from(handle: Handle) -> Self {
-        handle.0
+        Handle::Own(fd)
     }
 }
 
 impl AsFd for Handle {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        match self {
+            Handle::Own(fd) => fd.as_fd(),
+            Handle::Foreign(fd) => fd.as_fd(),
+        }
     }
 }
 

@@ -274,6 +274,7 @@ struct BasicInformation {
 }
 
 // Not among windows-sys's functions. Class 0 gives the basic information.
+// SAFETY: declared as the system's headers have it (ntdll, `NtQuerySection`).
 #[link(name = "ntdll", kind = "raw-dylib")]
 unsafe extern "system" {
     fn NtQuerySection(

@@ -91,6 +91,7 @@ impl Watch {
     }
 }
 
+// SAFETY: only the system calls it, with the pointer that `Watch::new` registered it with.
 unsafe extern "system" fn call(callback: *mut c_void, _timed_out: bool) {
     // SAFETY: what `Watch::new` registered, alive until the watch has ended (`end`).
     let callback = unsafe { &*callback.cast::<Callback>() };
