@@ -44,7 +44,7 @@ fn idle_connections_cost_no_processor_time() {
 #[test]
 fn nobody_is_woken_who_is_awake() {
     let place = Place::new();
-    let server = place.start_ready("server", &[("spin", "always"), ("workers", "1")]);
+    let _server = place.start_ready("server", &[("spin", "always"), ("workers", "1")]);
     let name = place.socket(NAME);
     within(PATIENCE, "both sides spin", move || {
         let builder = ClientBuilder::new().spin(ALWAYS);
@@ -70,7 +70,7 @@ fn nobody_is_woken_who_is_awake() {
 #[test]
 fn a_sleeper_is_woken_once_per_sleep() {
     let place = Place::new();
-    let server = place.start_ready("server", &[("spin", "never"), ("workers", "1")]);
+    let _server = place.start_ready("server", &[("spin", "never"), ("workers", "1")]);
     let name = place.socket(NAME);
     within(PATIENCE, "both sides sleep", move || {
         let builder = ClientBuilder::new().spin(Spin::NEVER);
