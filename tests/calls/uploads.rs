@@ -51,6 +51,54 @@ fn items_of_the_callers_may_be_larger_than_the_ring() {
 }
 
 #[test]
+fn small_and_large_items_keep_their_order_while_the_ring_is_full() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[("workers", "1")]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "mixed sizes", async move {
+        let builder = ClientBuilder::new().ring(4096);
+        let client = builder.connect(&name).await.unwrap();
+        // The worker takes nothing meanwhile, so that all that follows waits for space in the ring.
+        let blocking = tokio::spawn(client.call::<u64>("block_ms", &300u64));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let others: Vec<_> = (0..200)
+            .map(|n| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let request = pattern(n, 100);
+                    assert!(client.call_bytes("echo", &request).await.unwrap() == request);
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Half of the items are larger than a frame. The server has all of them to send at a time,
+        // for nobody takes what it sends.
+        let len = |n: u64| if n % 4 < 2 { 50 } else { 3000 };
+        let mut chats = Vec::new();
+        for chat in 0..10 {
+            let (mut sink, items) = client.bidirectional_bytes("chat", b"hello");
+            for n in 0..WINDOW {
+                sink.send(pattern(chat << 32 | n, len(n))).await.unwrap();
+            }
+            sink.finish().await.unwrap();
+            chats.push(items);
+        }
+        assert_eq!(blocking.await.unwrap().unwrap(), 300);
+        for other in others {
+            other.await.unwrap();
+        }
+        for (chat, items) in chats.iter_mut().enumerate() {
+            assert_eq!(items.next().await.unwrap().unwrap(), b"hello");
+            for n in 0..WINDOW {
+                let item = items.next().await.unwrap().unwrap();
+                assert!(item == pattern((chat as u64) << 32 | n, len(n)), "item {n}");
+            }
+            assert_eq!(items.next().await.unwrap().unwrap(), b"bye");
+        }
+    });
+}
+
+#[test]
 fn a_handler_that_does_not_read_holds_the_caller_back() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
