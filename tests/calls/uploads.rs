@@ -4,7 +4,7 @@ use crate::server::NAME;
 use crate::support::{
     PATIENCE, Place, eventually_async, multi_thread, pattern, within, within_async,
 };
-use nearwire::{BlockingClient, Client, ClientBuilder, Code, Error};
+use nearwire::{BlockingClient, Client, ClientBuilder, CloseReason, Code, Error, Executed};
 use std::time::Duration;
 
 /// What a server grants each stream in advance, in items.
@@ -244,6 +244,48 @@ fn a_deadline_ends_calls_with_streams() {
         assert!(items.next().await.is_none());
         eventually_async("the handler ends", || server.report()["dropped"] == 1).await;
         assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn both_halves_of_a_call_are_told_how_it_failed() {
+    let place = Place::new();
+    let mut server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "both halves", async move {
+        let client = Client::connect(&name).await.unwrap();
+        // The sending half sees the deadline first; the handler has begun.
+        let time = Duration::from_millis(80);
+        let mut call = client.client_stream_bytes("never_reads", b"").deadline(time);
+        let error = loop {
+            if let Err(error) = call.send(vec![0; 1000]).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, Error::DeadlineExceeded), "{error}");
+        let error = call.finish().await.unwrap_err();
+        assert!(matches!(error, Error::DeadlineExceeded), "{error}");
+        assert!(error.may_have_executed());
+        // The sending half finds that the server is gone; the other is told the same.
+        server.kill();
+        client.closed().await;
+        let (mut sink, mut items) = client.bidirectional_bytes("chat", b"hello");
+        for error in [
+            sink.send("one").await.unwrap_err(),
+            items.next().await.unwrap().unwrap_err(),
+        ] {
+            assert!(
+                matches!(
+                    error,
+                    Error::Closed {
+                        reason: CloseReason::PeerGone,
+                        executed: Executed::No
+                    }
+                ),
+                "{error:?}"
+            );
+        }
+        assert!(items.next().await.is_none());
     });
 }
 
