@@ -256,7 +256,9 @@ fn both_halves_of_a_call_are_told_how_it_failed() {
         let client = Client::connect(&name).await.unwrap();
         // The sending half sees the deadline first; the handler has begun.
         let time = Duration::from_millis(80);
-        let mut call = client.client_stream_bytes("never_reads", b"").deadline(time);
+        let mut call = client
+            .client_stream_bytes("never_reads", b"")
+            .deadline(time);
         let error = loop {
             if let Err(error) = call.send(vec![0; 1000]).await {
                 break error;

@@ -22,10 +22,32 @@ pub struct Process {
 impl Process {
     /// Starts a child in this role, which finds servers' names in `directory`.
     pub fn start(directory: &Path, role: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_through(&[], directory, role, settings, &[])
+    }
+
+    /// As [`start`](Self::start), run by `launcher` (a program and its arguments, if any), with
+    /// these variables in its environment.
+    pub fn start_through(
+        launcher: &[&str],
+        directory: &Path,
+        role: &str,
+        settings: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let parts = settings.iter().flat_map(|(name, value)| [*name, *value]);
         let settings = parts.collect::<Vec<_>>().join(&SEPARATOR.to_string());
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let this = std::env::current_exe().unwrap();
+        let mut command = match launcher {
+            [] => Command::new(this),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(this);
+                command
+            }
+        };
+        let mut child = command
             .args(["child_process", "--exact", "--nocapture"])
+            .envs(environment.iter().copied())
             .env(ROLE, role)
             .env(SETTINGS, settings)
             .env("NEARWIRE_DIR", directory)
@@ -116,6 +138,11 @@ impl Process {
 
     pub fn go_on(&self) {
         os::go_on(self.id());
+    }
+
+    /// Whether the child has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits for the child to end by itself, and well.

@@ -268,7 +268,8 @@ impl ControlSocket {
     /// Receives into `buffer`, appending descriptors that come along to `handles`. Never blocks.
     ///
     /// Descriptors beyond what any message carries are closed by the kernel, and the message is
-    /// refused as [`io::ErrorKind::InvalidData`].
+    /// refused as [`io::ErrorKind::InvalidData`]. So are those for which this process has no room
+    /// any more; then the error is that of a process that has too many files open.
     pub(crate) fn receive(
         &self,
         buffer: &mut [u8],
@@ -289,6 +290,7 @@ impl ControlSocket {
                 other => break other?,
             }
         };
+        let before = handles.len();
         for item in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = item {
                 for fd in fds {
@@ -298,6 +300,11 @@ impl ControlSocket {
             }
         }
         if message.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
+            // The kernel says no more than that some are missing, and leaves out those that would
+            // be too many for the buffer, or for the process.
+            if handles.len() - before < MAX_DESCRIPTORS {
+                return Err(Errno::MFILE.into());
+            }
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "too many descriptors",
