@@ -41,6 +41,7 @@ fn child_process() {
         ("starved client", descriptors::client),
         ("server with limit", memory::server),
         ("client with limit", memory::client),
+        ("one call", memory::caller),
         ("directory", directory::server),
     ]);
 }

@@ -1,6 +1,6 @@
 //! SIGSTOP and SIGCONT: processes that stand still for a while, or until they are killed.
 
-use crate::caller::KINDS;
+use crate::caller::{KINDS, caller_of};
 use crate::census::Census;
 use crate::kills::{rest, seed, start_caller, start_server};
 use crate::ledger::Ledger;
@@ -140,7 +140,7 @@ fn a_frozen_client_harms_nobody() {
         std::thread::sleep(Duration::from_millis(50));
         assert!(frozen.is_running());
         rest(&frozen);
-        ledger.check(|_| true);
+        ledger.check(|call| caller_of(call) == number as u64);
         frozen.tell("go");
         std::thread::sleep(Duration::from_millis(30));
         frozen.stop();

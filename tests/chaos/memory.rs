@@ -118,20 +118,65 @@ fn a_client_without_memory_says_so() {
     before.recurs(&server);
 }
 
+/// Calls once, and says how that went.
+pub fn caller(_: &Settings, _: Commands) {
+    let called =
+        BlockingClient::connect(NAME).and_then(|mut client| client.call_bytes("len", b"four"));
+    match called {
+        Ok(answer) => say(answer[0]),
+        Err(error) => say(error),
+    }
+}
+
+/// Segments count as files, and the system would end who makes one that is larger than its limit.
+#[test]
+fn a_limit_of_files_sizes_is_an_error_and_no_signal() {
+    // In units of 512 bytes or more.
+    let limit = |blocks| format!("ulimit -f {blocks} && exec \"$@\"");
+    let (small, large) = (limit(20), limit(10_000));
+    let ledger = Ledger::new();
+    let settings = [("ledger", ledger.path())];
+    let start = |script: &str, role: &str| {
+        let launcher = ["sh", "-c", script, "sh"];
+        Process::start_through(&launcher, ledger.place.path(), role, &settings, &[])
+    };
+    let server = start(&small, "server");
+    server.expect("ready");
+    let said = start(&large, "one call").hear();
+    assert!(said.contains("File too large"), "{said}");
+    drop(server);
+    let server = start(&large, "server");
+    server.expect("ready");
+    let said = start(&small, "one call").hear();
+    assert!(said.contains("File too large"), "{said}");
+    start(&large, "one call").expect("4");
+}
+
 /// A control group with a limit of so many MiB, if this process may make one.
 struct Group(PathBuf);
 
 impl Group {
     fn new(mib: usize) -> Option<Self> {
+        let limit = (mib << 20).to_string();
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let name = format!("nearwire-chaos-{}", std::process::id());
-        let path = PathBuf::from("/sys/fs/cgroup").join(own).join(name);
-        fs::create_dir(&path).ok()?;
-        let group = Self(path);
-        fs::write(group.0.join("memory.max"), (mib << 20).to_string()).ok()?;
-        let _ = fs::write(group.0.join("memory.swap.max"), "0");
-        Some(group)
+        // Of the second version there is one hierarchy, of the first one per resource.
+        let versions = [
+            ("0::/", "/sys/fs/cgroup", "memory.max"),
+            (
+                ":memory:/",
+                "/sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+            ),
+        ];
+        versions.iter().find_map(|(mark, root, file)| {
+            let line = own.lines().find_map(|line| line.split_once(mark))?;
+            let name = format!("nearwire-chaos-{}", std::process::id());
+            let group = Self(PathBuf::from(root).join(line.1).join(name));
+            fs::create_dir(&group.0).ok()?;
+            let file = group.0.join(file);
+            // The system makes this file, unless it is no such hierarchy.
+            (file.exists() && fs::write(file, &limit).is_ok()).then_some(group)
+        })
     }
 
     fn take(&self, process: &Process) {
