@@ -23,6 +23,15 @@ pub fn seed() -> u64 {
     seed.map_or(1, |seed| seed.expect("a number"))
 }
 
+/// Longer than this nothing takes that does not hang. The long form may run beside other things,
+/// for which it is even stopped for a while.
+fn patience() -> Duration {
+    match std::env::var("NEARWIRE_CHAOS_KILLS") {
+        Ok(_) => Duration::from_secs(200),
+        Err(_) => Duration::from_secs(4),
+    }
+}
+
 /// How long it took from a kill until somebody noticed, many times.
 #[derive(Default)]
 struct Delays(Vec<u64>);
@@ -47,7 +56,8 @@ impl Delays {
             at(1.0),
             self.0.len()
         );
-        assert!(at(1.0) < 5000.0, "{what}: somebody hung");
+        let slowest = Duration::from_nanos(*self.0.last().unwrap());
+        assert!(slowest < patience(), "{what}: somebody hung");
     }
 }
 
@@ -145,10 +155,7 @@ fn kill_servers(count: usize, dice: &mut fastrand::Rng, delays: &mut Delays) -> 
         let report = rest(caller);
         assert!(report["calls"] > 0);
         let slowest = Duration::from_micros(report["slowest_connect_us"]);
-        assert!(
-            slowest < Duration::from_secs(4),
-            "connecting took {slowest:?}"
-        );
+        assert!(slowest < patience(), "connecting took {slowest:?}");
         before.recurs(caller);
     }
     let summary = ledger.check(|_| true);
@@ -280,10 +287,7 @@ fn kill_clients(count: usize, dice: &mut fastrand::Rng, delays: &mut Delays) -> 
     let began = Instant::now();
     server.tell("shutdown 5000");
     server.expect("shut down");
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "nothing was in flight"
-    );
+    assert!(began.elapsed() < patience(), "nothing was in flight");
     assert!(files(ledger.place.path()).is_empty());
     summary
 }
