@@ -193,7 +193,7 @@ impl Drop for Group {
 #[test]
 fn a_server_that_its_control_group_ends_is_one_that_was_killed() {
     within(PATIENCE, "a control group's limit", || {
-        let Some(group) = Group::new(64) else {
+        let Some(group) = Group::new(32) else {
             eprintln!("NOT TESTED: this user may not make control groups with a limit here");
             return;
         };
