@@ -225,8 +225,8 @@ fn kill_clients(count: usize, dice: &mut fastrand::Rng, delays: &mut Delays) -> 
     let mut neighbour = start_caller(&ledger, 0, KINDS[1], false);
     neighbour.expect("ready");
     // One of each kind that goes by itself shows what a server uses when nobody calls.
-    for kind in 0..KINDS.len() {
-        let caller = start_caller(&ledger, 1 + kind, KINDS[kind], false);
+    for (number, kind) in KINDS.into_iter().enumerate() {
+        let caller = start_caller(&ledger, 1 + number, kind, false);
         caller.expect("ready");
         caller.tell("go");
         std::thread::sleep(Duration::from_millis(20));
