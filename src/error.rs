@@ -220,6 +220,44 @@ impl Error {
         }
     }
 
+    /// The same error once more, for a second one who asks how something ended. A system's error
+    /// is the same in kind and text.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Error::Closed { reason, executed } => Error::Closed {
+                reason: reason.clone(),
+                executed: *executed,
+            },
+            Error::Protocol(violation) => Error::Protocol(violation.clone()),
+            Error::Status(status) => Error::Status(status.clone()),
+            Error::DeadlineExceeded => Error::DeadlineExceeded,
+            Error::TooLarge { len, limit } => Error::TooLarge {
+                len: *len,
+                limit: *limit,
+            },
+            Error::NoMethod { name, known } => Error::NoMethod {
+                name: name.clone(),
+                known: known.clone(),
+            },
+            Error::WrongShape { name } => Error::WrongShape { name: name.clone() },
+            Error::Codec { what, did, reason } => Error::Codec {
+                what,
+                did,
+                reason: reason.clone(),
+            },
+            Error::Io { doing, source } => Error::Io {
+                doing,
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            // A call ends with none of the others.
+            other => Error::Io {
+                doing: "go on with the call",
+                source: io::Error::other(other.to_string()),
+            },
+        }
+    }
+
     /// Makes an [`Error::Io`] out of what a system call returned.
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io { doing, source }

@@ -141,10 +141,10 @@ impl Town {
 
     /// A process of this user's, which finds plain names in `directory`.
     fn start(&self, user: u32, directory: &Path, role: &str, settings: &[(&str, &str)]) -> Process {
-        let mut command = Process::command(&self.program, directory, role, settings);
+        let mut command = Process::command(&[], &self.program, directory, role, settings);
         // Root's supplementary groups go with the change of user.
         command.uid(user).gid(user).current_dir("/");
-        Process::spawn(command, role)
+        Process::spawn(command, &[], role)
     }
 }
 

@@ -431,13 +431,15 @@ impl BlockingClient {
 
     /// The error for a connection whose end was seen.
     #[cold]
-    pub(super) fn closed(&self) -> Error {
+    pub(super) fn closed(&mut self) -> Error {
         // The reason may still be on its way behind the end of the ring.
         self.link.shared.read_control();
-        match self.link.shared.closed() {
-            Some(_) => self.link.shared.closed_error(),
-            None => Error::closed(CloseReason::Finished),
+        if self.link.shared.closed().is_none() {
+            self.link.shared.close(CloseReason::Finished);
         }
+        // A call that is made from now on finds that nothing can be sent: it was not executed.
+        self.link.tx.close();
+        self.link.shared.closed_error()
     }
 }
 

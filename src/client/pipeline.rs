@@ -211,10 +211,13 @@ impl<'a> Pipeline<'a> {
             // A server that was killed ends no ring.
             link.shared.read_control();
         }
-        if link.rx.ready() == Ready::Closed || link.shared.closed().is_some() {
-            return Err(self.client.closed().of_sent_call());
+        // In this order: what the server published before it was gone is delivered first.
+        let gone = link.shared.closed().is_some();
+        match link.rx.ready() {
+            Ready::Data => Ok(false),
+            Ready::Empty if !gone => Ok(false),
+            _ => Err(self.client.closed().of_sent_call()),
         }
-        Ok(false)
     }
 
     /// Publishes what was submitted and waits until an answer may be there.

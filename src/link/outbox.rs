@@ -4,8 +4,10 @@
 //! Messages of one call leave in the order in which they came; messages of different calls need no
 //! order. So there are two lines: *small* ones, each a frame, and *large* ones, which travel in
 //! fragments, the first of them perhaps half way out. Between two fragments goes a small one, so
-//! that a message of many MiB delays nobody for longer than a quarter of the ring takes. A small
-//! message of a call of which something stands in the large line goes there as well.
+//! that a message of many MiB delays nobody for longer than a quarter of the ring takes. So that it
+//! does not overtake anything of its own call, all of a call waits in one line: a small message of
+//! a call of which something stands in the large line goes there as well, and a large one takes
+//! along what of its call stands in the small line.
 
 use super::outgoing::Outgoing;
 use super::tx::Tx;
@@ -73,7 +75,15 @@ impl Outbox {
     /// Puts a message in line.
     pub(crate) fn push(&mut self, message: Outgoing<Vec<u8>>) {
         let id = message.request_id();
-        if message.is_fragmented() || self.large.iter().any(|other| other.request_id() == id) {
+        let of_call = |other: &Outgoing<Vec<u8>>| other.request_id() == id;
+        if message.is_fragmented() {
+            let mut at = 0;
+            while let Some(found) = self.small.iter().skip(at).position(of_call) {
+                at += found;
+                self.large.extend(self.small.remove(at));
+            }
+            self.large.push_back(message);
+        } else if self.large.iter().any(of_call) {
             self.large.push_back(message);
         } else {
             self.small.push_back(message);

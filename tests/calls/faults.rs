@@ -93,8 +93,13 @@ fn a_blocking_call_learns_that_the_server_was_killed() {
             let mut client = builder.connect_blocking(&name).unwrap();
             begins.send(()).unwrap();
             let error = client.call_bytes("hang", b"").unwrap_err();
-            // It stays gone.
-            assert!(is_gone(&client.call_bytes("echo", b"").unwrap_err()));
+            // It stays gone, and what is asked for now nobody executes.
+            let later = client.call_bytes("echo", b"").unwrap_err();
+            assert!(is_gone(&later) && !later.may_have_executed(), "{later}");
+            let (echo, mut pipeline) = (client.method("echo").unwrap(), client.pipeline());
+            let later = pipeline.submit(echo, b"").unwrap_err();
+            assert!(is_gone(&later) && !later.may_have_executed(), "{later}");
+            drop(pipeline);
             error
         });
         assert!(is_gone(&error), "{error}");

@@ -4,7 +4,7 @@ use crate::server::NAME;
 use crate::support::{
     PATIENCE, Place, eventually_async, multi_thread, pattern, within, within_async,
 };
-use nearwire::{BlockingClient, Client, ClientBuilder, Code, Error};
+use nearwire::{BlockingClient, Client, ClientBuilder, CloseReason, Code, Error, Executed};
 use std::time::Duration;
 
 /// What a server grants each stream in advance, in items.
@@ -46,6 +46,54 @@ fn items_of_the_callers_may_be_larger_than_the_ring() {
                 call.send(item).await.unwrap();
             }
             assert!(call.finish().await.unwrap() == sent);
+        }
+    });
+}
+
+#[test]
+fn small_and_large_items_keep_their_order_while_the_ring_is_full() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[("workers", "1")]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "mixed sizes", async move {
+        let builder = ClientBuilder::new().ring(4096);
+        let client = builder.connect(&name).await.unwrap();
+        // The worker takes nothing meanwhile, so that all that follows waits for space in the ring.
+        let blocking = tokio::spawn(client.call::<u64>("block_ms", &300u64));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let others: Vec<_> = (0..200)
+            .map(|n| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    let request = pattern(n, 100);
+                    assert!(client.call_bytes("echo", &request).await.unwrap() == request);
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Half of the items are larger than a frame. The server has all of them to send at a time,
+        // for nobody takes what it sends.
+        let len = |n: u64| if n % 4 < 2 { 50 } else { 3000 };
+        let mut chats = Vec::new();
+        for chat in 0..10 {
+            let (mut sink, items) = client.bidirectional_bytes("chat", b"hello");
+            for n in 0..WINDOW {
+                sink.send(pattern(chat << 32 | n, len(n))).await.unwrap();
+            }
+            sink.finish().await.unwrap();
+            chats.push(items);
+        }
+        assert_eq!(blocking.await.unwrap().unwrap(), 300);
+        for other in others {
+            other.await.unwrap();
+        }
+        for (chat, items) in chats.iter_mut().enumerate() {
+            assert_eq!(items.next().await.unwrap().unwrap(), b"hello");
+            for n in 0..WINDOW {
+                let item = items.next().await.unwrap().unwrap();
+                assert!(item == pattern((chat as u64) << 32 | n, len(n)), "item {n}");
+            }
+            assert_eq!(items.next().await.unwrap().unwrap(), b"bye");
         }
     });
 }
@@ -196,6 +244,50 @@ fn a_deadline_ends_calls_with_streams() {
         assert!(items.next().await.is_none());
         eventually_async("the handler ends", || server.report()["dropped"] == 1).await;
         assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn both_halves_of_a_call_are_told_how_it_failed() {
+    let place = Place::new();
+    let mut server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "both halves", async move {
+        let client = Client::connect(&name).await.unwrap();
+        // The sending half sees the deadline first; the handler has begun.
+        let time = Duration::from_millis(80);
+        let mut call = client
+            .client_stream_bytes("never_reads", b"")
+            .deadline(time);
+        let error = loop {
+            if let Err(error) = call.send(vec![0; 1000]).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, Error::DeadlineExceeded), "{error}");
+        let error = call.finish().await.unwrap_err();
+        assert!(matches!(error, Error::DeadlineExceeded), "{error}");
+        assert!(error.may_have_executed());
+        // The sending half finds that the server is gone; the other is told the same.
+        server.kill();
+        client.closed().await;
+        let (mut sink, mut items) = client.bidirectional_bytes("chat", b"hello");
+        for error in [
+            sink.send("one").await.unwrap_err(),
+            items.next().await.unwrap().unwrap_err(),
+        ] {
+            assert!(
+                matches!(
+                    error,
+                    Error::Closed {
+                        reason: CloseReason::PeerGone,
+                        executed: Executed::No
+                    }
+                ),
+                "{error:?}"
+            );
+        }
+        assert!(items.next().await.is_none());
     });
 }
 

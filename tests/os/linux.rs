@@ -60,6 +60,13 @@ pub fn open_handles(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// Segments of shared memory that a process has mapped, its own and its peers'.
+pub fn mapped_segments(pid: u32) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let is_segment = |line: &&str| line.contains("/memfd:nearwire");
+    maps.lines().filter(is_segment).count()
+}
+
 /// Resident memory of a process, in bytes.
 pub fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -5,6 +5,9 @@
 #[cfg_attr(windows, path = "windows.rs")]
 mod system;
 
+#[cfg(target_os = "linux")]
+#[allow(unused_imports)]
+pub use system::mapped_segments;
 // Each test binary uses a part of this.
 #[allow(unused_imports)]
 pub use system::{cpu_times, go_on, kill_self, open_handles, private_directory, resident, stop};

@@ -13,6 +13,7 @@ pub mod child;
 pub mod os;
 pub mod process;
 
+#[allow(unused_imports)]
 pub use child::{Settings, play};
 pub use process::Process;
 

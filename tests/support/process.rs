@@ -22,12 +22,27 @@ pub struct Process {
 impl Process {
     /// Starts a child in this role, which finds servers' names in `directory`.
     pub fn start(directory: &Path, role: &str, settings: &[(&str, &str)]) -> Self {
-        let program = std::env::current_exe().unwrap();
-        Self::spawn(Self::command(&program, directory, role, settings), role)
+        Self::start_through(&[], directory, role, settings, &[])
     }
 
-    /// What starts a child in this role; `program` is this test's, or a copy of it.
+    /// As [`start`](Self::start), run by `launcher` (a program and its arguments, if any), with
+    /// these variables in its environment.
+    pub fn start_through(
+        launcher: &[&str],
+        directory: &Path,
+        role: &str,
+        settings: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let program = std::env::current_exe().unwrap();
+        let command = Self::command(launcher, &program, directory, role, settings);
+        Self::spawn(command, environment, role)
+    }
+
+    /// What starts a child in this role; `program` is this test's, or a copy of it, and `launcher`
+    /// runs it, if there is one.
     pub fn command(
+        launcher: &[&str],
         program: &Path,
         directory: &Path,
         role: &str,
@@ -35,7 +50,14 @@ impl Process {
     ) -> Command {
         let parts = settings.iter().flat_map(|(name, value)| [*name, *value]);
         let settings = parts.collect::<Vec<_>>().join(&SEPARATOR.to_string());
-        let mut command = Command::new(program);
+        let mut command = match launcher {
+            [] => Command::new(program),
+            [launcher, arguments @ ..] => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
         command
             .args(["child_process", "--exact", "--nocapture"])
             .env(ROLE, role)
@@ -46,9 +68,9 @@ impl Process {
         command
     }
 
-    /// Starts the child that [`command`](Self::command) describes.
-    pub fn spawn(mut command: Command, role: &str) -> Self {
-        let mut child = command.spawn().unwrap();
+    /// Starts the child that [`command`](Self::command) describes, with these variables too.
+    pub fn spawn(mut command: Command, environment: &[(&str, &str)], role: &str) -> Self {
+        let mut child = command.envs(environment.iter().copied()).spawn().unwrap();
         let commands = child.stdin.take().unwrap().into();
         let (sender, answers) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -132,6 +154,11 @@ impl Process {
 
     pub fn go_on(&self) {
         os::go_on(self.id());
+    }
+
+    /// Whether the child has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits for the child to end by itself, and well.

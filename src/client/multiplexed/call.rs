@@ -59,6 +59,8 @@ pub(super) struct Place<'a> {
     trace: Option<TraceContext>,
     /// Wakes the call at its deadline. Made when it must wait for longer than a moment.
     timer: Option<Pin<Box<Sleep>>>,
+    /// How the call failed, for the half of it that asks later.
+    failure: Option<Box<Error>>,
 }
 
 impl<'a> Place<'a> {
@@ -77,6 +79,7 @@ impl<'a> Place<'a> {
             deadline: None,
             trace: None,
             timer: None,
+            failure: None,
         }
     }
 
@@ -96,7 +99,10 @@ impl<'a> Place<'a> {
             Stage::Sent { key } => return Poll::Ready(Ok(*key)),
             Stage::New(request) => request,
             Stage::Failed(error) => return Poll::Ready(Err(error.take().unwrap_or_else(over))),
-            Stage::Done => return Poll::Ready(Err(over())),
+            Stage::Done => {
+                let failure = self.failure.as_ref().map(|failure| failure.again().into());
+                return Poll::Ready(Err(failure.unwrap_or_else(over)));
+            }
         };
         if state.over || state.draining {
             return Poll::Ready(Err(state.error().into()));
@@ -167,6 +173,12 @@ impl<'a> Place<'a> {
             state.abandon(key);
         }
         state.leave_queue(&mut self.ticket);
+    }
+
+    /// As [`leave`](Self::leave), when the call has failed, or is given up, with this error.
+    pub(super) fn fail(&mut self, state: &mut State, error: &Error) {
+        self.leave(state);
+        self.failure.get_or_insert_with(|| error.again().into());
     }
 
     /// As [`leave`](Self::leave), when the call's end was claimed.

@@ -109,6 +109,8 @@ impl Future for Driver {
                 Poll::Ready(outcome) => {
                     if let Err(error) = outcome {
                         tracing::error!(%error, "a client cannot sleep");
+                        // The server has not finished anything.
+                        state.close();
                     }
                     state.end_all();
                     Core::unlock(state);

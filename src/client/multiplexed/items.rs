@@ -61,8 +61,9 @@ impl StreamCall {
             Poll::Pending => place.poll_deadline(cx).map(|error| Err(Error::from(error))),
             ready => ready,
         };
-        if let Poll::Ready(Err(_)) = polled {
-            place.leave(&mut state);
+        if let Poll::Ready(Err(error)) = &polled {
+            // Whichever half asks first, both are told the same.
+            place.fail(&mut state, error);
         }
         Core::unlock(state);
         if polled.is_ready() {

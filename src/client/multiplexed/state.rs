@@ -692,7 +692,10 @@ impl State {
         for (_, call) in &mut self.calls {
             if call.end.is_none() {
                 let error = match self.outbox.withdraw(call.id) {
-                    Withdrawn::Unseen => self.link.shared.closed_error(),
+                    // The server cannot have seen a whole request.
+                    Withdrawn::Unseen | Withdrawn::Torn { request: true } => {
+                        self.link.shared.closed_error()
+                    }
                     _ => self.link.shared.closed_error().of_sent_call(),
                 };
                 call.end = Some(Err(error.into()));

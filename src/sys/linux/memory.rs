@@ -7,6 +7,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, ProtFlags};
+use rustix::process::Resource;
 use std::io;
 
 /// Size of a huge page where hugetlb is asked for. Two MiB is the size that every x86-64 and, with
@@ -82,6 +83,11 @@ fn transparent_huge_pages_for_shared_memory() -> Result<(), String> {
 }
 
 fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mapping)> {
+    // Beyond this limit (ulimit -f) the kernel would end the process, by SIGXFSZ.
+    let limit = rustix::process::getrlimit(Resource::Fsize).current;
+    if limit.is_some_and(|limit| len as u64 > limit) {
+        return Err(Errno::FBIG.into());
+    }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
     // A kernel before 6.3 does not know NOEXEC_SEAL.
     let fd = match rustix::fs::memfd_create("nearwire", flags | MemfdFlags::NOEXEC_SEAL) {

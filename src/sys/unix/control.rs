@@ -276,7 +276,8 @@ impl ControlSocket {
     /// Receives into `buffer`, appending descriptors that come along to `handles`. Never blocks.
     ///
     /// A message with more descriptors than any carries is refused as
-    /// [`io::ErrorKind::InvalidData`].
+    /// [`io::ErrorKind::InvalidData`]. So is one whose descriptors this process has no room for any
+    /// more; then the error is that of a process that has too many files open.
     pub(crate) fn receive(
         &self,
         buffer: &mut [u8],
@@ -308,7 +309,12 @@ impl ControlSocket {
             }
         }
         let cut = message.flags.contains(rustix::net::ReturnFlags::CTRUNC);
-        if cut || received.len() > MAX_DESCRIPTORS {
+        // The kernel says no more than that some are missing, and leaves out those that would be too
+        // many for the buffer, or for the process.
+        if cut && received.len() <= MAX_DESCRIPTORS {
+            return Err(Errno::MFILE.into());
+        }
+        if received.len() > MAX_DESCRIPTORS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "too many descriptors",

@@ -1,0 +1,96 @@
+//! A soak: 64 client processes, every kind of call and of connection, all sizes, for a minute or
+//! for as many seconds as `NEARWIRE_SOAK_SECONDS` says. Nothing may be lost, doubled, reordered or
+//! spoilt, and nothing may grow.
+
+#![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
+
+#[path = "soak/client.rs"]
+mod client;
+#[path = "soak/payload.rs"]
+mod payload;
+#[path = "soak/samples.rs"]
+mod samples;
+#[path = "soak/server.rs"]
+mod server;
+mod support;
+
+use samples::Samples;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use support::{Place, Process, eventually};
+
+const CLIENTS: usize = 64;
+
+/// Has the allocator give large blocks back at once, so that what a process has resident is what
+/// it uses, and not the most that it ever used.
+const ALLOCATOR: &[(&str, &str)] = &[
+    ("MALLOC_MMAP_THRESHOLD_", "65536"),
+    ("MALLOC_TRIM_THRESHOLD_", "65536"),
+    ("MALLOC_ARENA_MAX", "2"),
+];
+
+/// Plays a role in a process that another test started.
+#[test]
+fn child_process() {
+    support::play(&[("server", server::serve), ("client", client::run)]);
+}
+
+/// How long it takes. A minute is enough to see a growth of 2 % that goes on.
+fn length() -> Duration {
+    let seconds = std::env::var("NEARWIRE_SOAK_SECONDS").map(|text| text.parse());
+    Duration::from_secs(seconds.map_or(60, |number| number.expect("a number of seconds")))
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_grows() {
+    let place = Place::new();
+    let start = |role: &str, settings: &[(&str, &str)]| {
+        Process::start_through(&[], place.path(), role, settings, ALLOCATOR)
+    };
+    let server = start("server", &[]);
+    server.expect("ready");
+    let at_rest = server.report();
+    let mut clients: Vec<Process> = (0..CLIENTS)
+        .map(|number| start("client", &[("number", &number.to_string())]))
+        .collect();
+    clients.iter().for_each(|client| client.expect("ready"));
+    clients.iter().for_each(|client| client.tell("go"));
+
+    let mut samples = Samples::default();
+    let began = Instant::now();
+    while began.elapsed() < length() {
+        // A hundred and more in a quarter.
+        std::thread::sleep((length() / 500).min(Duration::from_secs(1)));
+        for client in &mut clients {
+            assert!(client.is_running(), "a client failed; see what it printed");
+        }
+        samples.take(&server, &clients);
+    }
+
+    clients.iter().for_each(|client| client.tell("stop"));
+    let mut did: BTreeMap<String, u64> = BTreeMap::new();
+    for client in &clients {
+        for (what, times) in client.report() {
+            *did.entry(what).or_default() += times;
+        }
+    }
+    let server_did = server.report();
+    eprintln!("64 clients for {:?}: {did:?}", began.elapsed());
+    eprintln!("the server: {server_did:?}");
+    for kind in client::KINDS {
+        assert!(did[*kind] > 0, "no {kind} happened");
+    }
+    assert_eq!(did["empty"], server_did["empty"], "calls without a byte");
+    for fault in ["lost", "duplicated", "spoilt", "sessions"] {
+        assert_eq!(server_did[fault], 0, "{fault}");
+    }
+    samples.check();
+
+    // Nothing is left of thousands of connections.
+    eventually("the server is as it was", || {
+        let report = server.report();
+        ["connections", "descriptors", "segments"]
+            .iter()
+            .all(|what| report[*what] == at_rest[*what])
+    });
+}
