@@ -149,6 +149,26 @@ pub fn many(settings: &Settings, commands: Commands) {
     commands.wait();
 }
 
+/// Tries to connect `count` times, for `time` each, which must not succeed. Then says, as often as it
+/// is asked, how many descriptors it has more than before.
+pub fn give_up(settings: &Settings, commands: Commands) {
+    // What a process needs anyway.
+    drop(BlockingClient::connect(NAME).unwrap());
+    say("ready");
+    assert_eq!(commands.next(), "go");
+    let before = open_descriptors() as i64;
+    let builder = ClientBuilder::new().timeout(settings.millis("time").unwrap());
+    for _ in 0..settings.number("count").unwrap() {
+        let error = builder.clone().connect_blocking(NAME).unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
+    }
+    say("gave up");
+    loop {
+        assert_eq!(commands.next(), "count");
+        say(open_descriptors() as i64 - before);
+    }
+}
+
 /// Has `calls` calls and one stream in flight that never end.
 pub fn in_flight(settings: &Settings, commands: Commands) {
     let calls = settings.number("calls").unwrap();

@@ -308,6 +308,46 @@ fn a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever() {
     assert_eq!(client.call_bytes("echo", b"on").unwrap(), b"on");
 }
 
+/// Clients give up while `meanwhile` lasts; afterwards neither side has kept anything of them.
+fn nothing_is_kept(server: &Process, clients: &Process, meanwhile: impl FnOnce()) {
+    let before = server.report()["descriptors"];
+    clients.tell("go");
+    meanwhile();
+    clients.expect("gave up");
+    eventually("the clients' descriptors are closed", || {
+        clients.ask("count") == "0"
+    });
+    eventually("the server's descriptors are closed", || {
+        server.report()["descriptors"] == before
+    });
+}
+
+#[test]
+fn a_client_that_gives_up_on_a_stopped_server_keeps_nothing() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let clients = place.start_ready("give up", &[("count", "3"), ("time", "300")]);
+    eventually("the first connection is closed", || {
+        server.report()["connections"] == 0
+    });
+    nothing_is_kept(&server, &clients, || {
+        server.stop();
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        server.go_on();
+    });
+}
+
+#[test]
+fn a_client_that_gives_up_in_the_middle_of_a_handshake_keeps_nothing() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[("slow policy", "500")]);
+    let clients = place.start_ready("give up", &[("count", "4"), ("time", "200")]);
+    eventually("the first connection is closed", || {
+        server.report()["connections"] == 0
+    });
+    nothing_is_kept(&server, &clients, || {});
+}
+
 #[test]
 fn a_policy_that_panics_refuses_and_nothing_else() {
     let place = Place::new();
