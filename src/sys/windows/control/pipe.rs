@@ -16,8 +16,8 @@ pub(super) const MAX_HANDLES: usize = 4;
 /// Bytes that one chunk may carry. More than any message that is sent in one piece has.
 pub(super) const MAX_CHUNK: usize = 16 << 10;
 
-/// Bytes that are read at a time.
-const READ_BUFFER: usize = 4096;
+/// Bytes that are read at a time. Kept by each connection for the rare messages after the handshake.
+const READ_BUFFER: usize = 512;
 
 /// Bytes before the handles of a chunk.
 const CHUNK_HEAD: usize = 8;
