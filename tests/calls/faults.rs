@@ -241,15 +241,20 @@ fn killed_clients_leave_nothing_at_the_server() {
 fn connecting_and_leaving_leaks_no_descriptor_on_either_side() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
-    let clients = place.start_ready("many", &[("count", "50")]);
+    // Warm, for a thread pool may keep the threads that it needed, or not.
+    let clients = place.start_ready("many", &[("count", "50"), ("warm", "")]);
+    eventually("the first connections are closed", || {
+        server.report()["connections"] == 0
+    });
     let before = server.report()["descriptors"];
     clients.tell("go");
     clients.expect("done");
     assert!(server.report()["descriptors"] > before);
     // All that the runtime had is gone with it.
-    assert_eq!(clients.ask("close"), "0", "descriptors leak in the client");
+    let kept: i64 = clients.ask("close").parse().unwrap();
+    assert!(kept <= 0, "the client keeps {kept} descriptors");
     eventually("the server's descriptors are closed", || {
-        server.report()["descriptors"] == before
+        server.report()["descriptors"] <= before
     });
 }
 
@@ -308,17 +313,32 @@ fn a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever() {
     assert_eq!(client.call_bytes("echo", b"on").unwrap(), b"on");
 }
 
-/// Clients give up while `meanwhile` lasts; afterwards neither side has kept anything of them.
-fn nothing_is_kept(server: &Process, clients: &Process, meanwhile: impl FnOnce()) {
-    let before = server.report()["descriptors"];
-    clients.tell("go");
-    meanwhile();
-    clients.expect("gave up");
-    eventually("the clients' descriptors are closed", || {
-        clients.ask("count") == "0"
+/// Clients give up while `meanwhile` lasts, twice. What is there after the second time was there after
+/// the first: a thread pool may keep its threads, but neither side keeps anything of a client.
+fn nothing_is_kept(server: &Process, clients: &Process, meanwhile: impl Fn()) {
+    let all = || -> (u64, u64) {
+        let here = clients.ask("count").parse().unwrap();
+        (here, server.report()["descriptors"])
+    };
+    let round = || {
+        clients.tell("go");
+        meanwhile();
+        clients.expect("gave up");
+    };
+    round();
+    let mut once = all();
+    let mut same = 0;
+    eventually("it is quiet", || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let now = all();
+        same = if now == once { same + 1 } else { 0 };
+        once = now;
+        same >= 20
     });
-    eventually("the server's descriptors are closed", || {
-        server.report()["descriptors"] == before
+    round();
+    eventually("all descriptors are closed", || {
+        let now = all();
+        now.0 <= once.0 && now.1 <= once.1
     });
 }
 
