@@ -313,17 +313,12 @@ fn a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever() {
     assert_eq!(client.call_bytes("echo", b"on").unwrap(), b"on");
 }
 
-/// Clients give up while `meanwhile` lasts, twice. What is there after the second time was there after
+/// Clients give up in each `round`, of which there are two. What is there after the second time was there after
 /// the first: a thread pool may keep its threads, but neither side keeps anything of a client.
-fn nothing_is_kept(server: &Process, clients: &Process, meanwhile: impl Fn()) {
+fn nothing_is_kept(server: &Process, clients: &Process, round: impl Fn()) {
     let all = || -> (u64, u64) {
         let here = clients.ask("count").parse().unwrap();
         (here, server.report()["descriptors"])
-    };
-    let round = || {
-        clients.tell("go");
-        meanwhile();
-        clients.expect("gave up");
     };
     round();
     let mut once = all();
@@ -352,7 +347,8 @@ fn a_client_that_gives_up_on_a_stopped_server_keeps_nothing() {
     });
     nothing_is_kept(&server, &clients, || {
         server.stop();
-        std::thread::sleep(std::time::Duration::from_millis(1500));
+        clients.tell("go");
+        clients.expect("gave up");
         server.go_on();
     });
 }
@@ -365,7 +361,10 @@ fn a_client_that_gives_up_in_the_middle_of_a_handshake_keeps_nothing() {
     eventually("the first connection is closed", || {
         server.report()["connections"] == 0
     });
-    nothing_is_kept(&server, &clients, || {});
+    nothing_is_kept(&server, &clients, || {
+        clients.tell("go");
+        clients.expect("gave up");
+    });
 }
 
 #[test]
