@@ -2,7 +2,7 @@
 //! server's CPU time, fairness and memory, beside Unix sockets served by Tokio in the same run.
 //!
 //! ```console
-//! $ cargo run --release --example ipc_scale_test_optimized [-- --json]
+//! $ cargo run --release --example ipc_scale_test_optimized [-- --json] [--thresholds FILE]
 //! ```
 //!
 //! The server is one process, its clients are others, in two shapes: few processes that each have
@@ -10,15 +10,18 @@
 //! for each connection. Every reply is compared with its request. `nearwire bench scale` does the
 //! same with other numbers.
 //!
-//! Exit code 1: fewer messages per second than required, or a reply was wrong. Exit code 2: wrong
-//! arguments.
+//! Exit code 1: fewer messages per second than required (by the file, or else below), slower than
+//! the sockets, or a reply was wrong. Exit code 2: wrong arguments.
 
+mod gate;
+
+use gate::{Bars, Options, Reached};
 use nearwire_cli::scale::{Plan, Report, Shape};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Connections, and the messages per second that they must exchange together. A message is a
-/// request or a reply that crossed from one process to another.
+/// Connections, and the messages per second that they must exchange together where no file says
+/// otherwise. A message is a request or a reply that crossed from one process to another.
 const REQUIRED: [(usize, f64); 3] = [(32, 1.5e6), (128, 1.2e6), (512, 1.0e6)];
 
 /// Bytes of a message, and calls in flight on each connection, where the requirement holds.
@@ -32,11 +35,11 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let json = match arguments[..] {
-        [] => false,
-        ["--json"] => true,
-        _ => {
-            eprintln!("usage: ipc_scale_test_optimized [--json]");
+    let options = match Options::parse(&arguments) {
+        Ok(options) => options,
+        Err(error) => {
+            let usage = gate::USAGE;
+            eprintln!("error: {error}\nusage: ipc_scale_test_optimized {usage}");
             return ExitCode::from(2);
         }
     };
@@ -50,11 +53,11 @@ fn main() -> ExitCode {
         run: Duration::from_millis(250),
     };
     let outcome = plan.measure().and_then(|report| {
-        report.print(json)?;
+        report.print(options.json)?;
         Ok(report)
     });
     match outcome {
-        Ok(report) if is_enough(&report) => ExitCode::SUCCESS,
+        Ok(report) if is_enough(&options, &report) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -64,22 +67,24 @@ fn main() -> ExitCode {
 }
 
 /// Compares the clients that sweep with what is required, and says how it went.
-fn is_enough(report: &Report) -> bool {
-    let mut enough = true;
-    for (connections, required) in REQUIRED {
-        let measured = report.points.iter().find_map(|point| {
-            let decisive = point.connections == connections
+fn is_enough(options: &Options, report: &Report) -> bool {
+    let reached = REQUIRED.map(|(connections, messages_per_second)| {
+        let decisive = report.points.iter().find(|point| {
+            point.connections == connections
                 && point.shape == Shape::Sweep
-                && (point.bytes, point.window) == (SIZE, WINDOW);
-            decisive.then_some(point.nearwire.as_ref()?)
+                && (point.bytes, point.window) == (SIZE, WINDOW)
         });
-        let messages = measured.map_or(0.0, |figures| 2.0 * figures.calls_per_second.median);
-        let verdict = if messages >= required { "ok" } else { "FAILED" };
-        enough &= messages >= required;
-        let (messages, required) = (messages / 1e6, required / 1e6);
-        eprintln!(
-            "{verdict}: {connections} connections, {messages:.2} M msg/s, {required:.1} M required"
-        );
-    }
-    enough
+        let figures = decisive.and_then(|point| point.nearwire.as_ref());
+        Reached {
+            what: format!("{connections} connections"),
+            messages_per_second: figures
+                .map_or(0.0, |figures| 2.0 * figures.calls_per_second.median),
+            times_socket: decisive.and_then(|point| Some(point.times_the_calls?.median)),
+            required: options.bars_or(Bars {
+                messages_per_second,
+                times_socket: 1.0,
+            }),
+        }
+    });
+    options.judge("A server and many connections", &reached)
 }

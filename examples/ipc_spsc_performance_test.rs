@@ -1,7 +1,7 @@
 //! How fast messages go over a connection: within a thread, between threads, between processes.
 //!
 //! ```console
-//! $ cargo run --release --example ipc_spsc_performance_test [-- --json]
+//! $ cargo run --release --example ipc_spsc_performance_test [-- --json] [--thresholds FILE]
 //! ```
 //!
 //! Every message is 64 bytes, filled by the sender with words that depend on its number and
@@ -9,22 +9,34 @@
 //! before the first send to the receiver's word that everything arrived as it was. A round trip is
 //! complete: send, receive, check and send back over there, receive and check here.
 //!
-//! Exit code 1: below two million messages per second between processes, or data that did not
-//! arrive intact. Exit code 2: wrong arguments, or the test could not run.
+//! The same messages go over a Unix socket (Windows: a named pipe), one write for each: what one
+//! would use otherwise.
+//!
+//! Exit code 1: below two million messages per second between processes (or what the file says),
+//! not faster than the socket, or data that did not arrive intact. Exit code 2: wrong arguments, or
+//! the test could not run.
 
+mod gate;
+
+use gate::{Bars, Options, Reached, SOCKET};
 use hdrhistogram::Histogram;
 use nearwire::{ClientBuilder, Connection, Listener, Spin};
 use std::error::Error;
 use std::fmt::Write;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
+#[cfg(not(unix))]
+use std::process::Stdio;
 use std::process::{Child, Command, ExitCode};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Messages per second between processes, published one by one, below which the test fails.
-const REQUIRED: f64 = 2e6;
+/// Between processes, published one by one, where no file says otherwise.
+const REQUIRED: Bars = Bars {
+    messages_per_second: 2e6,
+    times_socket: 1.0,
+};
 
 /// Bytes of a message.
 const LEN: usize = 64;
@@ -44,12 +56,15 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args[..] {
         ["--far-side", name, spin] => far_side(name, spin).map(|()| true),
-        [] => measure().map(|results| results.print(false)),
-        ["--json"] => measure().map(|results| results.print(true)),
-        _ => {
-            eprintln!("usage: ipc_spsc_performance_test [--json]");
-            return ExitCode::from(2);
-        }
+        [FAR_SIDE_OF_SOCKET] => far_side_of_socket().map(|()| true),
+        _ => match Options::parse(&args) {
+            Ok(options) => measure().map(|results| results.print(&options)),
+            Err(error) => {
+                let usage = gate::USAGE;
+                eprintln!("error: {error}\nusage: ipc_spsc_performance_test {usage}");
+                return ExitCode::from(2);
+            }
+        },
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -303,6 +318,88 @@ impl Drop for Pair {
     }
 }
 
+/// The argument that makes this executable the far side of a socket.
+const FAR_SIDE_OF_SOCKET: &str = "--far-side-of-socket";
+
+/// A process at the other end of a socket, which is its standard input and output.
+struct Socket {
+    child: Child,
+    to_child: Box<dyn std::io::Write>,
+    from_child: Box<dyn Read>,
+}
+
+impl Socket {
+    fn open() -> Outcome<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(FAR_SIDE_OF_SOCKET);
+        #[cfg(unix)]
+        {
+            use std::os::{fd::OwnedFd, unix::net::UnixStream};
+            let (near, far) = UnixStream::pair()?;
+            command.stdin(OwnedFd::from(far.try_clone()?));
+            command.stdout(OwnedFd::from(far));
+            Ok(Self {
+                child: command.spawn()?,
+                from_child: Box::new(near.try_clone()?),
+                to_child: Box::new(near),
+            })
+        }
+        // What the standard library makes for a child's input is a named pipe.
+        #[cfg(not(unix))]
+        {
+            let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn()?;
+            Ok(Self {
+                to_child: Box::new(child.stdin.take().expect("it is piped")),
+                from_child: Box::new(child.stdout.take().expect("it is piped")),
+                child,
+            })
+        }
+    }
+
+    /// Sends `count` messages, one by one. Returns how long it took until the far side had them all.
+    fn send(&mut self, count: u64) -> Outcome<Duration> {
+        self.to_child.write_all(&count.to_le_bytes())?;
+        let start = Instant::now();
+        let mut message = [0; LEN];
+        for number in 0..count {
+            fill(&mut message, number);
+            self.to_child.write_all(&message)?;
+        }
+        let mut answer = [0; 8];
+        self.from_child.read_exact(&mut answer)?;
+        match u64::from_le_bytes(answer) {
+            0 => Ok(start.elapsed()),
+            damaged => Err(Damaged(damaged).into()),
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Receives as often as there is a count, and answers with the number of damaged messages.
+fn far_side_of_socket() -> Outcome<()> {
+    let mut input = std::io::BufReader::with_capacity(1 << 16, std::io::stdin().lock());
+    let mut output = std::io::stdout().lock();
+    let mut count = [0; 8];
+    while input.read_exact(&mut count).is_ok() {
+        let mut damaged = 0_u64;
+        let mut message = [0; LEN];
+        for number in 0..u64::from_le_bytes(count) {
+            input.read_exact(&mut message)?;
+            damaged += u64::from(!is_intact(&message, number));
+        }
+        output.write_all(&damaged.to_le_bytes())?;
+        output.flush()?;
+    }
+    Ok(())
+}
+
 /// Both ends in one thread: fill, send, receive, check, one message after the other.
 fn send_and_receive(near: &mut Connection, far: &mut Connection, count: u64) -> Outcome<Duration> {
     let (mut message, mut received) = ([0; LEN], Vec::new());
@@ -374,6 +471,8 @@ struct Results {
     rates: Vec<Rate>,
     /// Which of the rates decides.
     decisive: usize,
+    /// Which of them it is compared with.
+    socket: usize,
     round_trips: Vec<RoundTrips>,
     /// What reading the clock costs, in ns; part of every round trip.
     clock: f64,
@@ -414,6 +513,15 @@ fn measure() -> Outcome<Results> {
     round_trips.push(pair.round_trips("two processes, adaptive spin")?);
     pair.end()?;
 
+    let mut over = Socket::open()?;
+    let socket = rates.len();
+    let what = match SOCKET {
+        "named pipe" => "two processes, named pipe, one by one",
+        _ => "two processes, Unix socket, one by one",
+    };
+    rates.push(Rate::of(what, |count| over.send(count))?);
+    drop(over);
+
     let mut pair = Pair::processes(&name, Spin::NEVER)?;
     round_trips.push(pair.round_trips("two processes, never spinning")?);
     pair.end()?;
@@ -427,6 +535,7 @@ fn measure() -> Outcome<Results> {
     Ok(Results {
         rates,
         decisive,
+        socket,
         round_trips,
         clock,
     })
@@ -436,19 +545,21 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 
 impl Results {
     /// Prints everything. Returns whether it was enough.
-    fn print(&self, json: bool) -> bool {
-        let text = match json {
+    fn print(&self, options: &Options) -> bool {
+        let text = match options.json {
             true => self.json(),
             false => self.table(),
         };
         // Whoever closed the output has seen enough; the verdict stands all the same.
         let _ = std::io::stdout().write_all(text.unwrap_or_default().as_bytes());
         let rate = self.rates[self.decisive].median();
-        let enough = rate >= REQUIRED;
-        let verdict = if enough { "ok" } else { "FAILED" };
-        let (rate, required) = (rate / 1e6, REQUIRED / 1e6);
-        eprintln!("{verdict}: {rate:.1} M msg/s between processes, {required:.1} M required");
-        enough
+        let reached = Reached {
+            what: "two processes, one by one".into(),
+            messages_per_second: rate,
+            times_socket: Some(rate / self.rates[self.socket].median()),
+            required: options.bars_or(REQUIRED),
+        };
+        options.judge("Messages between two processes", &[reached])
     }
 
     fn table(&self) -> Result<String, std::fmt::Error> {

@@ -51,6 +51,7 @@ fn child_process() {
         ("bind", server::bind),
         ("echoes", clients::echoes),
         ("hold", clients::hold),
+        ("give up", clients::give_up),
         ("many", clients::many),
         ("in flight", clients::in_flight),
         ("deadline", clients::deadline),

@@ -449,7 +449,8 @@ impl Accepting {
         let _ = self.socket.send(&reject, &[]);
     }
 
-    /// Goes on as far as the socket allows. Never blocks.
+    /// Goes on as far as the socket allows. Never blocks. Whatever became of it: as long as there is no
+    /// connection the client is given back.
     pub(crate) fn progress(mut self) -> (Progress, Option<Self>) {
         match self.step() {
             Ok(Some(to_send)) => (Progress::Waiting { to_send }, Some(self)),
@@ -458,7 +459,7 @@ impl Accepting {
                 Ok(opened) => (Progress::Done(Box::new(self.finish(opened))), None),
                 Err(error) => {
                     self.refuse(RejectCode::Segment, &error.to_string());
-                    (Progress::Failed(error), None)
+                    (Progress::Failed(error), Some(self))
                 }
             },
             Err(error) => {
@@ -479,7 +480,7 @@ impl Accepting {
                 if let Some(refusal) = refusal {
                     let _ = self.socket.send(&refusal, &[]);
                 }
-                (Progress::Failed(error), None)
+                (Progress::Failed(error), Some(self))
             }
         }
     }

@@ -218,7 +218,8 @@ impl<A: Admission> Accept<A> {
                     };
                     if let Err(error) = watched {
                         tracing::error!(%error, "a client cannot be watched");
-                        self.pending.remove(key);
+                        let client = self.pending.remove(key);
+                        self.multiplexer.remove(client.socket());
                     }
                 }
             }
@@ -233,7 +234,11 @@ impl<A: Admission> Accept<A> {
                 self.admission.take(link);
             }
             (Progress::Observing(socket), _) => self.keep_observer(socket),
-            (Progress::Failed(error), _) => {
+            (Progress::Failed(error), client) => {
+                // Where closing a socket does not end its watch.
+                if let Some(client) = client {
+                    self.multiplexer.remove(client.socket());
+                }
                 tracing::warn!(%error, "a client did not get through the handshake");
             }
             (Progress::Waiting { .. }, None) => unreachable!("a waiting client stays"),
@@ -269,11 +274,13 @@ impl<A: Admission> Accept<A> {
             return;
         }
         let now = Instant::now();
+        let multiplexer = &self.multiplexer;
         self.pending.retain(|_, client| {
             let in_time = client.deadline > now;
             if !in_time {
                 tracing::warn!("a client took too long to shake hands");
                 client.refuse(RejectCode::Limits, "the handshake took too long");
+                multiplexer.remove(client.socket());
             }
             in_time
         });

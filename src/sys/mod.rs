@@ -38,6 +38,9 @@ use windows as os;
 
 pub(crate) use os::*;
 
+#[cfg(test)]
+mod tests;
+
 /// Where the system lets a thread run, after it was asked for a processor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Placement {

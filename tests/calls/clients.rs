@@ -6,6 +6,7 @@ use crate::support::{Settings, current_thread, multi_thread, pattern};
 use nearwire::{BlockingClient, Client, ClientBuilder, Spin};
 use std::collections::HashMap;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// Small, around half a default ring, and larger than it.
 pub const LENGTHS: [usize; 9] = [0, 1, 64, 1000, 16_000, 32_696, 32_705, 65_600, 200_000];
@@ -115,16 +116,32 @@ pub fn hold(settings: &Settings, commands: Commands) {
     commands.wait();
 }
 
-/// Opens `count` connections at once, makes a call on each, and closes them when told.
+/// Opens `count` connections at once, makes a call on each, and closes them when told. `warm`: has done
+/// so before it is ready.
 pub fn many(settings: &Settings, commands: Commands) {
     let count = settings.number("count").unwrap();
+    if settings.has("warm") {
+        let runtime = multi_thread();
+        drop(connect_all(&runtime, settings, count));
+    }
     say("ready");
     assert_eq!(commands.next(), "go");
     // The first runtime of a process leaves descriptors behind, for signals.
     drop(multi_thread());
     let before = open_descriptors();
     let runtime = multi_thread();
-    let clients = runtime.block_on(async {
+    let clients = connect_all(&runtime, settings, count);
+    say("done");
+    assert_eq!(commands.next(), "close");
+    drop(clients);
+    drop(runtime);
+    say(open_descriptors() as i64 - before as i64);
+    commands.wait();
+}
+
+/// Opens `count` connections at once and makes a call on each.
+fn connect_all(runtime: &Runtime, settings: &Settings, count: usize) -> Vec<Client> {
+    runtime.block_on(async {
         let connecting = (0..count).map(|n| {
             let builder = builder(settings);
             tokio::spawn(async move {
@@ -140,13 +157,29 @@ pub fn many(settings: &Settings, commands: Commands) {
             clients.push(client.await.unwrap().unwrap());
         }
         clients
-    });
-    say("done");
-    assert_eq!(commands.next(), "close");
-    drop(clients);
-    drop(runtime);
-    say(open_descriptors() as i64 - before as i64);
-    commands.wait();
+    })
+}
+
+/// Each time that it is told to go, tries to connect `count` times, for `time` each, which must not
+/// succeed. Says how many descriptors it has when asked.
+pub fn give_up(settings: &Settings, commands: Commands) {
+    // What a process needs anyway.
+    drop(BlockingClient::connect(NAME).unwrap());
+    say("ready");
+    let builder = ClientBuilder::new().timeout(settings.millis("time").unwrap());
+    loop {
+        match commands.next().as_str() {
+            "go" => {
+                for _ in 0..settings.number("count").unwrap() {
+                    let error = builder.clone().connect_blocking(NAME).unwrap_err();
+                    assert!(error.to_string().contains("does not answer"), "{error}");
+                }
+                say("gave up");
+            }
+            "count" => say(open_descriptors()),
+            other => panic!("{other}"),
+        }
+    }
 }
 
 /// Has `calls` calls and one stream in flight that never end.

@@ -75,7 +75,7 @@ pub fn receipt(order: &Order) -> Receipt {
 
 /// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, `pin` (auto, or a
 /// processor), the limits, `handshake_ms`,
-/// `sampling`, `refuse` (with this text), `panicking policy`.
+/// `sampling`, `refuse` (with this text), `panicking policy`, `slow policy` (in milliseconds).
 pub fn serve(settings: &Settings, commands: Commands) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -187,6 +187,12 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     if let Some(text) = settings.text("refuse") {
         let text = text.to_owned();
         builder = builder.peers(PeerPolicy::custom(move |_| Err(text.clone())));
+    }
+    if let Some(time) = settings.millis("slow policy") {
+        builder = builder.peers(PeerPolicy::custom(move |_| {
+            std::thread::sleep(time);
+            Ok(())
+        }));
     }
     if settings.has("panicking policy") {
         builder = builder.peers(PeerPolicy::custom(|_| panic!("on purpose")));

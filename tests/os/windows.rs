@@ -13,6 +13,12 @@ use windows_sys::Win32::System::Threading::{
 unsafe extern "system" {
     fn NtSuspendProcess(process: RawHandle) -> NTSTATUS;
     fn NtResumeProcess(process: RawHandle) -> NTSTATUS;
+    fn NtQuerySystemInformation(
+        class: i32,
+        buffer: *mut std::ffi::c_void,
+        len: u32,
+        needed: *mut u32,
+    ) -> NTSTATUS;
 }
 
 /// Makes a directory. What is in it is no secret on Windows: there are no sockets.
@@ -61,7 +67,42 @@ pub fn open_handles(pid: u32) -> usize {
     // SAFETY: the handle is open; the result goes to a variable of this function.
     let got = unsafe { GetProcessHandleCount(open(pid).as_raw_handle(), &mut count) };
     assert_ne!(got, 0, "{}", std::io::Error::last_os_error());
-    count as usize
+    match count {
+        // Wine does not count, but lists.
+        0 => listed_handles(pid),
+        count => count as usize,
+    }
+}
+
+/// How many of all open handles are those of a process.
+fn listed_handles(pid: u32) -> usize {
+    /// All open handles of the system.
+    const EXTENDED_HANDLE_INFORMATION: i32 = 64;
+    const TOO_SHORT: NTSTATUS = 0xc000_0004_u32 as NTSTATUS;
+    // Count and a reserved word, then five words for each handle, of which the second is the process.
+    let mut words = vec![0_u64; 1 << 16];
+    loop {
+        let len = size_of_val(&words[..]) as u32;
+        // SAFETY: the buffer is as long as is said.
+        let status = unsafe {
+            NtQuerySystemInformation(
+                EXTENDED_HANDLE_INFORMATION,
+                words.as_mut_ptr().cast(),
+                len,
+                std::ptr::null_mut(),
+            )
+        };
+        if status != TOO_SHORT {
+            assert_eq!(status, 0, "list handles");
+            break;
+        }
+        words.resize(words.len() * 2, 0);
+    }
+    let count = words[0] as usize;
+    let handles = words[2..].chunks_exact(5).take(count);
+    let open = handles.filter(|handle| handle[1] == u64::from(pid)).count();
+    assert_ne!(open, 0, "no handles of {pid} among {count}");
+    open
 }
 
 /// Memory of a process that is in use right now, in bytes.

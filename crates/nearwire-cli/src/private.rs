@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::set_parent_process_death_signal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Child, Parent};
+use crate::process::{Child, Parent, outlive_parent};
 
 /// How long the process may take to close its connections.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -91,7 +90,7 @@ pub fn serve<S: DeserializeOwned, T>(
 ) -> Result<()> {
     // The end of the channel tells that the parent is dead, whatever killed it, and leaves time to
     // remove the directory.
-    set_parent_process_death_signal(None)?;
+    outlive_parent()?;
     let settings = parent.channel().receive()?;
     let directory = private_directory()?;
     let path = directory.path().join("server.sock");

@@ -1,12 +1,14 @@
 //! Child processes: this executable again, under a hidden subcommand.
 //!
-//! A child never outlives its parent: the kernel kills it when the parent dies (also of SIGKILL), and
-//! the guard kills and reaps it when it is dropped. Parent and child talk over a socket that is the
-//! child's standard input (see [`Channel`]).
+//! A child never outlives its parent: the kernel kills it when the parent dies (also of SIGKILL; where
+//! the kernel does not, the child ends itself), and the guard kills and reaps it when it is dropped.
+//! Parent and child talk over a socket that is the child's standard input (see [`Channel`]).
 
 mod affinity;
 mod channel;
+mod parent_death;
 mod signals;
+mod watch;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,17 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open,
-    set_parent_process_death_signal, setrlimit,
-};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 pub use affinity::{Placement, allowed_cpus, cpus_of, run_on, two_cpus};
 pub use channel::Channel;
+pub use parent_death::outlive_parent;
 pub use signals::end_with_children;
+
+use watch::Watch;
 
 /// The hidden subcommand that [`Child::start`] runs.
 pub const SUBCOMMAND: &str = "__child";
@@ -60,6 +61,7 @@ struct Hello {
 /// *thread* that started a child as the parent's death.
 pub struct Child {
     process: std::process::Child,
+    watch: Watch,
     channel: Channel,
     role: String,
     placement: Placement,
@@ -88,9 +90,11 @@ impl Child {
             .with_context(|| format!("cannot start the {role} process"))?;
         // Closes this process's copy of the far end, so that the child's death is an end-of-file.
         drop(command);
+        let watch = Watch::new(process.id(), &near)?;
         let leaving = near.try_clone().context("cannot copy a descriptor")?;
         let mut child = Self {
             process,
+            watch,
             channel: Channel::new(near),
             role: role.to_owned(),
             placement: Placement::default(),
@@ -98,7 +102,7 @@ impl Child {
         };
         signals::register(signals::Entry {
             id: child.id(),
-            process: child.watch()?,
+            process: child.watch.clone(),
             channel: leaving,
             tidy: false,
             dismissed: Arc::clone(&child.dismissed),
@@ -119,13 +123,12 @@ impl Child {
     /// # Errors
     /// If the child cannot be watched.
     pub fn vital(self) -> Result<Self> {
-        let watched = self.watch()?;
+        let watch = self.watch.clone();
         let (role, dismissed) = (self.role.clone(), Arc::clone(&self.dismissed));
         std::thread::Builder::new()
             .name("child-watch".into())
             .spawn(move || {
-                let mut ended = [PollFd::new(&watched, PollFlags::IN)];
-                while poll(&mut ended, None) == Err(rustix::io::Errno::INTR) {}
+                while !watch.ended(None) {}
                 // SYNC: dismissed
                 if !dismissed.load(Ordering::Acquire) {
                     eprintln!("error: the {role} process died; what it took part in cannot go on");
@@ -183,19 +186,6 @@ impl Child {
     fn dismiss(&self) {
         // SYNC: dismissed
         self.dismissed.store(true, Ordering::Release);
-    }
-
-    /// A descriptor that becomes readable when the child ends.
-    fn watch(&self) -> Result<OwnedFd> {
-        pidfd_open(self.pid()?, PidfdFlags::empty())
-            .with_context(|| format!("cannot watch the {} process", self.role))
-    }
-
-    fn pid(&self) -> Result<Pid> {
-        i32::try_from(self.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| anyhow!("the system gave process id {}", self.id()))
     }
 }
 
@@ -262,7 +252,7 @@ pub fn be_child(
     let role = &arguments.role;
     let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
     // A parent that has died before this has closed the channel before that, and is noticed below.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    parent_death::die_with_parent()?;
     signals::leave_to_parent()?;
     let placement = match arguments.cpu {
         Some(cpu) => Placement::pin(cpu),

@@ -6,7 +6,7 @@
 //!
 //! It shares no code with Nearwire, and it is **raw on purpose**. Both ends are taken to be honest
 //! and of this very build: nothing in the memory is validated beyond its bounds, nothing is sealed,
-//! waiting is spinning (except in [`sleeping`], which does nothing but sleep), a dead peer leaves
+//! waiting is spinning (except in `sleeping`, which does nothing but sleep), a dead peer leaves
 //! the other side spinning, and payloads are moved with plain copies. Never use it to talk to
 //! another program. What the product adds to these figures is the price of being safe.
 //!
@@ -15,14 +15,17 @@
 //! executable (by `SCM_RIGHTS`, say), and that process opens the far side and calls
 //! `answer`, which returns once the near side has called `stop`.
 //!
-//! Only Linux has an implementation; elsewhere the crate is empty.
-#![cfg(target_os = "linux")]
+//! Linux has all of it; macOS lacks the ways to sleep and the kernel's prices; on other systems the
+//! crate is empty.
+#![cfg(any(target_os = "linux", target_os = "macos"))]
 
 pub mod copying;
+#[cfg(target_os = "linux")]
 pub mod kernel;
 mod memory;
 pub mod ping_pong;
 pub mod ring;
+#[cfg(target_os = "linux")]
 pub mod sleeping;
 
 use std::os::fd::OwnedFd;

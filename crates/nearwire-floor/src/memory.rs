@@ -9,14 +9,52 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
+use rustix::fs::{fstat, ftruncate};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Distance between words that different processes write: two 64-byte lines, because the hardware
 /// fetches lines in pairs.
 pub const LINE: usize = 128;
+
+/// A mapping's: shared, and where the kernel does so, resident from the start.
+#[cfg(target_os = "linux")]
+const FLAGS: MapFlags = MapFlags::SHARED.union(MapFlags::POPULATE);
+#[cfg(not(target_os = "linux"))]
+const FLAGS: MapFlags = MapFlags::SHARED;
+
+/// Memory that only the descriptor leads to.
+#[cfg(target_os = "linux")]
+fn anonymous() -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    Ok(memfd_create("nearwire-floor", MemfdFlags::CLOEXEC)?)
+}
+
+/// Memory that only the descriptor leads to: its name is gone at once.
+#[cfg(not(target_os = "linux"))]
+fn anonymous() -> io::Result<OwnedFd> {
+    use rustix::fs::Mode;
+    use rustix::io::Errno;
+    use rustix::shm::{self, OFlags};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("/nearwire-floor-{}-{number}", std::process::id());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        match shm::open(&name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(descriptor) => {
+                shm::unlink(&name)?;
+                return Ok(descriptor);
+            }
+            // Left by a process of the same id that was killed in between.
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 /// A mapping of anonymous memory that two processes share.
 pub struct Arena {
@@ -32,12 +70,12 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Creates zeroed memory of `length` bytes, resident from the start.
+    /// Creates zeroed memory of `length` bytes, on Linux resident from the start.
     ///
     /// # Errors
-    /// Whatever the kernel says to `memfd_create`, `ftruncate` or `mmap`.
+    /// Whatever the kernel says to `memfd_create` (macOS: `shm_open`), `ftruncate` or `mmap`.
     pub fn create(length: usize) -> io::Result<Arc<Self>> {
-        let descriptor = memfd_create("nearwire-floor", MemfdFlags::CLOEXEC)?;
+        let descriptor = anonymous()?;
         ftruncate(&descriptor, length as u64)?;
         Self::open(descriptor)
     }
@@ -54,7 +92,7 @@ impl Arena {
                 std::ptr::null_mut(),
                 length,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::POPULATE,
+                FLAGS,
                 &descriptor,
                 0,
             )?
@@ -87,6 +125,7 @@ impl Arena {
     }
 
     /// The 32-bit word at byte `offset`, as a futex needs it.
+    #[cfg(target_os = "linux")]
     pub(crate) fn half_word(self: &Arc<Self>, offset: usize) -> Word<AtomicU32> {
         Word::new(self, offset)
     }

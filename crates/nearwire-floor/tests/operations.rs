@@ -1,19 +1,17 @@
 //! The operations carry what they claim to carry. The two sides map the same memory twice, as two
 //! processes do; that they also work between processes is shown by `nearwire bench floor`.
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", target_os = "macos"))]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use nearwire_floor::copying::Copying;
-use nearwire_floor::kernel::{self, BarrierTarget};
 use nearwire_floor::ping_pong::PingPong;
 use nearwire_floor::ring::commit::Commit;
 use nearwire_floor::ring::tail::Tail;
 use nearwire_floor::ring::{
     Consumer as _, Exchange, Producer as _, RingMemory, Scheme, longest_payload,
 };
-use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Sleeping, Socket};
 
 const CAPACITY: usize = 1024;
 const RECORDS: u32 = 1000;
@@ -141,36 +139,6 @@ fn a_ping_pong_counts_its_turns() {
     assert_eq!(far.join().unwrap(), 200);
 }
 
-fn sleeps_and_wakes<S: Sleeping>() {
-    let (mut near, descriptors) = S::create().unwrap();
-    let far = thread::spawn(move || S::open(descriptors).unwrap().answer().unwrap());
-    for _ in 0..200 {
-        near.round_trip().unwrap();
-    }
-    near.stop().unwrap();
-    assert_eq!(far.join().unwrap(), 200);
-}
-
-#[test]
-fn futexes_wake() {
-    sleeps_and_wakes::<Futex>();
-}
-
-#[test]
-fn a_polled_eventfd_wakes() {
-    sleeps_and_wakes::<EventfdPoll>();
-}
-
-#[test]
-fn an_edge_triggered_eventfd_wakes() {
-    sleeps_and_wakes::<EventfdEdge>();
-}
-
-#[test]
-fn a_socket_wakes() {
-    sleeps_and_wakes::<Socket>();
-}
-
 #[test]
 fn all_copies_copy() {
     for size in [1, 7, 8, 64, 1001, 65536] {
@@ -190,21 +158,64 @@ fn all_copies_copy() {
 }
 
 #[test]
-fn barriers_reach_a_sleeping_and_a_spinning_target() {
-    let _cores = cores();
-    for far_side in [BarrierTarget::spin, BarrierTarget::sleep] {
-        let (near, descriptors) = BarrierTarget::create().unwrap();
-        let far = thread::spawn(move || far_side(BarrierTarget::open(descriptors).unwrap()));
-        near.wait_until_ready();
-        kernel::barrier_elsewhere().unwrap();
-        near.stop().unwrap();
-        far.join().unwrap().unwrap();
-    }
-}
-
-#[test]
 fn a_far_side_refuses_the_wrong_descriptors() {
     assert!(PingPong::open(Vec::new()).is_err());
     assert!(Exchange::<Tail>::open(Vec::new()).is_err());
-    assert!(Socket::open(Vec::new()).is_err());
+}
+
+/// What only Linux has.
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::cores;
+    use nearwire_floor::kernel::{self, BarrierTarget};
+    use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Sleeping, Socket};
+    use std::thread;
+
+    fn sleeps_and_wakes<S: Sleeping>() {
+        let (mut near, descriptors) = S::create().unwrap();
+        let far = thread::spawn(move || S::open(descriptors).unwrap().answer().unwrap());
+        for _ in 0..200 {
+            near.round_trip().unwrap();
+        }
+        near.stop().unwrap();
+        assert_eq!(far.join().unwrap(), 200);
+    }
+
+    #[test]
+    fn futexes_wake() {
+        sleeps_and_wakes::<Futex>();
+    }
+
+    #[test]
+    fn a_polled_eventfd_wakes() {
+        sleeps_and_wakes::<EventfdPoll>();
+    }
+
+    #[test]
+    fn an_edge_triggered_eventfd_wakes() {
+        sleeps_and_wakes::<EventfdEdge>();
+    }
+
+    #[test]
+    fn a_socket_wakes() {
+        sleeps_and_wakes::<Socket>();
+    }
+
+    #[test]
+    fn barriers_reach_a_sleeping_and_a_spinning_target() {
+        let _cores = cores();
+        for far_side in [BarrierTarget::spin, BarrierTarget::sleep] {
+            let (near, descriptors) = BarrierTarget::create().unwrap();
+            let far = thread::spawn(move || far_side(BarrierTarget::open(descriptors).unwrap()));
+            near.wait_until_ready();
+            kernel::barrier_elsewhere().unwrap();
+            near.stop().unwrap();
+            far.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_far_side_refuses_no_descriptors() {
+        assert!(Socket::open(Vec::new()).is_err());
+    }
 }

@@ -177,43 +177,6 @@ mod tests {
     }
 
     #[test]
-    fn each_ring_wakes_once_and_an_end_of_file_always() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let bell = Doorbell::new().unwrap();
-        let peer = PeerDoorbell::open(bell.handle().unwrap()).unwrap();
-        let sleeper = sleeper(&bell, &ours);
-        let rings: [&dyn Fn(); 2] = [&|| bell.ring(), &|| peer.ring()];
-        for ring in rings.iter().cycle().take(10_000) {
-            assert_eq!(sleeper.sleep(NO_TIME).unwrap(), Woken::TimedOut);
-            ring();
-            assert_eq!(sleeper.sleep(None).unwrap(), Woken::Rung);
-            assert_eq!(sleeper.sleep(NO_TIME).unwrap(), Woken::TimedOut);
-            ring();
-            ring();
-            assert_eq!(sleeper.sleep(None).unwrap(), Woken::Rung);
-        }
-        assert_eq!(sleeper.sleep(NO_TIME).unwrap(), Woken::TimedOut);
-        drop(theirs);
-        bell.ring();
-        assert_eq!(sleeper.sleep(None).unwrap(), Woken::Control);
-        assert_eq!(sleeper.sleep(None).unwrap(), Woken::Control);
-    }
-
-    #[test]
-    fn one_ring_reaches_both_sleepers() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let bell = Doorbell::new().unwrap();
-        let peer = PeerDoorbell::open(bell.handle().unwrap()).unwrap();
-        let (one, two) = (sleeper(&bell, &ours), sleeper(&bell, &ours));
-        let rings: [&dyn Fn(); 2] = [&|| bell.ring(), &|| peer.ring()];
-        for ring in rings {
-            ring();
-            assert_eq!(one.sleep(None).unwrap(), Woken::Rung);
-            assert_eq!(two.sleep(None).unwrap(), Woken::Rung);
-        }
-    }
-
-    #[test]
     fn a_ring_wakes_who_sleeps_already() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let bell = Doorbell::new().unwrap();

@@ -118,38 +118,3 @@ impl Multiplexer {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn tells_who_rang() {
-        let multiplexer = Multiplexer::new().unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let bells: Vec<_> = (0..100).map(|_| Doorbell::new().unwrap()).collect();
-        for (key, bell) in bells.iter().enumerate() {
-            multiplexer.add_doorbell(key, bell).unwrap();
-        }
-        multiplexer.add_socket(7, &ours).unwrap();
-        let happened = |timeout| {
-            let mut events = Vec::new();
-            multiplexer
-                .sleep(timeout, |event| events.push(event))
-                .unwrap();
-            events
-        };
-        assert_eq!(happened(Some(Duration::ZERO)).len(), 100);
-        assert_eq!(happened(Some(Duration::ZERO)), []);
-        bells[42].ring();
-        assert_eq!(happened(None), [Event::Rung(42)]);
-        assert_eq!(happened(Some(Duration::ZERO)), []);
-        multiplexer.waker().wake();
-        assert_eq!(happened(None), [Event::Woken]);
-        drop(theirs);
-        assert_eq!(happened(None), [Event::Socket(7)]);
-        multiplexer.remove(&ours);
-        assert_eq!(happened(Some(Duration::ZERO)), []);
-    }
-}

@@ -193,37 +193,6 @@ impl AsFd for Sleeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn each_ring_wakes_once_and_an_end_of_file_always() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let bell = Doorbell::new().unwrap();
-        let sleeper = Sleeper::new(&bell, &ours).unwrap();
-        let no_time = Some(Duration::ZERO);
-        assert_eq!(sleeper.sleep(no_time).unwrap(), Woken::TimedOut);
-        bell.ring();
-        assert_eq!(sleeper.sleep(None).unwrap(), Woken::Rung);
-        assert_eq!(sleeper.sleep(no_time).unwrap(), Woken::TimedOut);
-        drop(theirs);
-        bell.ring();
-        assert_eq!(sleeper.sleep(None).unwrap(), Woken::Control);
-        assert_eq!(sleeper.sleep(None).unwrap(), Woken::Control);
-    }
-
-    #[test]
-    fn many_rings_fill_nothing_and_reach_both_sleepers() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let bell = Doorbell::new().unwrap();
-        let peer = PeerDoorbell::open(bell.handle().unwrap()).unwrap();
-        let one = Sleeper::new(&bell, &ours).unwrap();
-        let two = Sleeper::new(&bell, &ours).unwrap();
-        for _ in 0..100_000 {
-            peer.ring();
-            assert_eq!(one.sleep(None).unwrap(), Woken::Rung);
-            assert_eq!(two.sleep(None).unwrap(), Woken::Rung);
-        }
-    }
 
     #[test]
     fn what_is_not_a_socket_is_refused() {

@@ -119,38 +119,3 @@ impl Multiplexer {
         self.bells.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::Event;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn tells_who_rang() {
-        let multiplexer = Multiplexer::new().unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let bells: Vec<_> = (0..100).map(|_| Doorbell::new().unwrap()).collect();
-        for (number, bell) in bells.iter().enumerate() {
-            multiplexer.add_doorbell(number, bell).unwrap();
-        }
-        multiplexer.add_socket(7, &ours).unwrap();
-        let happened = |timeout| {
-            let mut events = Vec::new();
-            multiplexer
-                .sleep(timeout, |event| events.push(event))
-                .unwrap();
-            events
-        };
-        assert_eq!(happened(Some(Duration::ZERO)), []);
-        bells[42].ring();
-        assert_eq!(happened(None), [Event::Rung(42)]);
-        assert_eq!(happened(Some(Duration::ZERO)), []);
-        multiplexer.waker().wake();
-        assert_eq!(happened(None), [Event::Woken]);
-        drop(theirs);
-        assert_eq!(happened(None), [Event::Socket(7)]);
-        multiplexer.remove(&ours);
-        assert_eq!(happened(Some(Duration::ZERO)), []);
-    }
-}

@@ -9,6 +9,12 @@ mod name;
 #[cfg(feature = "tokio")]
 mod reactor;
 
+#[cfg(test)]
+mod stand_in;
+
+#[cfg(test)]
+pub(super) use stand_in::ControlStandIn;
+
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
 pub(crate) use mapping::{Mapping, SegmentHandle};
 pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};

@@ -28,6 +28,8 @@ mod process;
 #[cfg(feature = "tokio")]
 mod reactor;
 mod security;
+#[cfg(test)]
+mod stand_in;
 mod watch;
 
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
@@ -38,6 +40,8 @@ pub(crate) use multiplexer::{Multiplexer, MultiplexerWaker};
 pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};
 #[cfg(feature = "tokio")]
 pub(crate) use reactor::ReactorSleeper;
+#[cfg(test)]
+pub(super) use stand_in::ControlStandIn;
 
 use event::Event as SystemEvent;
 use std::io;

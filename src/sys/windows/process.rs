@@ -6,7 +6,9 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
-use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle};
+use windows_sys::Win32::Foundation::{
+    DUPLICATE_CLOSE_SOURCE, DUPLICATE_SAME_ACCESS, DuplicateHandle,
+};
 use windows_sys::Win32::Security::{GetTokenInformation, TOKEN_QUERY, TOKEN_USER, TokenUser};
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, OpenProcess, OpenProcessToken, PROCESS_DUP_HANDLE,
@@ -57,24 +59,42 @@ impl Process {
         Ok(copy as usize as u64)
     }
 
+    /// Closes a handle that was put there. Fails only if the process is gone or has closed it.
+    ///
+    /// It is taken out, for wine closes nothing in another process that goes nowhere.
+    pub(super) fn close(&self, value: u64) {
+        let options = DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE;
+        drop(copy_from(self.0.as_raw_handle(), value, options));
+    }
+
     /// Takes a copy, with the same rights, of the handle that has this value in the process.
     pub(super) fn take(&self, value: u64) -> io::Result<OwnedHandle> {
-        let mut copy = null_mut();
-        // SAFETY: the value is looked up among the other process's handles, whatever it is; the
-        // result goes to a variable of this function.
-        unsafe {
-            check(DuplicateHandle(
-                self.0.as_raw_handle(),
-                std::ptr::without_provenance_mut(value as usize),
-                GetCurrentProcess(),
-                &mut copy,
-                0,
-                0,
-                DUPLICATE_SAME_ACCESS,
-            ))?;
-            // The system has just made the copy for us; nobody else has it.
-            Ok(OwnedHandle::from_raw_handle(copy))
-        }
+        copy_from(self.0.as_raw_handle(), value, DUPLICATE_SAME_ACCESS)
+    }
+}
+
+/// A copy, with the same rights, of the handle that has this value in this process.
+pub(super) fn copy_of(value: u64) -> io::Result<OwnedHandle> {
+    // SAFETY: takes nothing; the result is a constant that stands for this process.
+    copy_from(unsafe { GetCurrentProcess() }, value, DUPLICATE_SAME_ACCESS)
+}
+
+fn copy_from(process: RawHandle, value: u64, options: u32) -> io::Result<OwnedHandle> {
+    let mut copy = null_mut();
+    // SAFETY: the process handle is open (the callers'); the value is looked up among that process's
+    // handles, whatever it is; the result goes to a variable of this function.
+    unsafe {
+        check(DuplicateHandle(
+            process,
+            std::ptr::without_provenance_mut(value as usize),
+            GetCurrentProcess(),
+            &mut copy,
+            0,
+            0,
+            options,
+        ))?;
+        // The system has just made the copy for us; nobody else has it.
+        Ok(OwnedHandle::from_raw_handle(copy))
     }
 }
 
@@ -148,5 +168,8 @@ mod tests {
         let taken = this.take(value).unwrap();
         assert!(std::fs::File::from(taken).metadata().unwrap().is_file());
         assert!(this.take(0x0dead0).is_err());
+        this.close(value);
+        assert!(copy_of(value).is_err());
+        this.close(0x0dead0);
     }
 }

@@ -100,39 +100,3 @@ fn watch(control: &Arc<Event>, task: &Arc<Task>) -> io::Result<Watch> {
         }
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::doorbell::tests::Signal;
-    use super::*;
-    use std::future::poll_fn;
-
-    #[test]
-    fn each_ring_wakes_once_and_an_end_of_file_always() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.unwrap().block_on(async {
-            let control = Signal::new();
-            let bell = Arc::new(Doorbell::new().unwrap());
-            let mut one = ReactorSleeper::new(&bell, &control).unwrap();
-            let mut two = ReactorSleeper::new(&bell, &control).unwrap();
-            for _ in 0..3 {
-                let from_elsewhere = bell.clone();
-                let ringing = std::thread::spawn(move || from_elsewhere.ring());
-                for sleeper in [&mut one, &mut two] {
-                    let woken = poll_fn(|cx| sleeper.poll_sleep(cx)).await.unwrap();
-                    assert_eq!(woken, Woken::Rung);
-                }
-                ringing.join().unwrap();
-                let again = poll_fn(|cx| Poll::Ready(one.poll_sleep(cx).is_pending())).await;
-                assert!(again, "one ring woke twice");
-            }
-            control.0.set();
-            for sleeper in [&mut one, &mut two] {
-                for _ in 0..2 {
-                    let woken = poll_fn(|cx| sleeper.poll_sleep(cx)).await.unwrap();
-                    assert_eq!(woken, Woken::Control);
-                }
-            }
-        });
-    }
-}

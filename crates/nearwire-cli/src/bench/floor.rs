@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nearwire_floor::ring::commit::Commit;
 use nearwire_floor::ring::tail::Tail;
+#[cfg(target_os = "linux")]
 use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Socket};
 
 use crate::baseline::blocking::UnixEcho;
@@ -16,7 +17,9 @@ use crate::measure::{
     Budget, Contender, Measured, Options, Probe, Ratio, Report, Section, Series, alternate,
     latency, throughput,
 };
-use crate::process::{Placement, two_cpus};
+use crate::process::Placement;
+#[cfg(target_os = "linux")]
+use crate::process::two_cpus;
 
 pub(super) use far_side::fingerprint;
 pub use far_side::{FAR_SIDE_ROLE, be_far_side};
@@ -71,6 +74,7 @@ impl Floor {
             budget.run.as_secs_f64()
         ));
         // Asked before this side is pinned: then it may only run where it is.
+        #[cfg(target_os = "linux")]
         let cpus = two_cpus().ok();
         let near_placement = here.map_or_else(Placement::current, Placement::pin);
         let far = NearSide::start(there)?;
@@ -101,6 +105,7 @@ impl Floor {
             spinning_round_trips(&far, budget),
         )?;
         let streams = section("One way, both sides spinning", one_way(&far, budget))?;
+        #[cfg(target_os = "linux")]
         section(
             "Round trips, both sides asleep",
             sleeping_round_trips(&far, budget, cpus, here.is_some()),
@@ -117,6 +122,7 @@ impl Floor {
         )?;
         let short = Budget::of(budget.run / 4);
         section("Copies out of shared memory, one process", copies(short)?)?;
+        #[cfg(target_os = "linux")]
         section("The kernel", kernel(&far, short, cpus))?;
 
         let [ping_pong, tail_trip, commit_trip] = &trips[..] else {
@@ -203,10 +209,12 @@ fn one_way(far: &NearSide, budget: Budget) -> Vec<Contender<'_>> {
 }
 
 /// Round trips of one kind.
+#[cfg(target_os = "linux")]
 type RoundTrips = fn(&NearSide, Budget) -> Result<Measured>;
 
 /// Where the two sides sleep decides more than how, so each way is measured in both places: the
 /// scheduler, left alone, goes back and forth between them.
+#[cfg(target_os = "linux")]
 fn sleeping_round_trips(
     far: &NearSide,
     budget: Budget,
@@ -314,6 +322,7 @@ fn copies(budget: Budget) -> Result<Vec<Contender<'static>>> {
 }
 
 /// A barrier interrupts only cores that run a process, so the two sides get one each.
+#[cfg(target_os = "linux")]
 fn kernel(far: &NearSide, budget: Budget, cpus: Option<(usize, usize)>) -> Vec<Contender<'_>> {
     let call = || {
         nearwire_floor::kernel::cheap_call();

@@ -1,11 +1,13 @@
 //! `nearwire bench latency`: how long a call takes.
 
+#[cfg(target_os = "linux")]
+mod asleep;
+
 use std::cell::RefCell;
 use std::time::Duration;
 
 use anyhow::Result;
-use nearwire::{BlockingClient, Client, Spin};
-use nearwire_floor::sleeping::Futex;
+use nearwire::{BlockingClient, Client};
 use tokio::runtime::Runtime;
 
 use super::calls::{CallOptions, Server, check, contender, ratio};
@@ -16,8 +18,7 @@ use crate::measure::{
     Budget, Contender, Measured, Payload, Probe, Ratio, Report, Section, Series, alternate,
     latency, latency_async,
 };
-use crate::process::{Placement, end_with_children, run_on, two_cpus};
-use crate::serve::{Settings, start_privately};
+use crate::process::{Placement, end_with_children};
 
 /// One run takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(200);
@@ -56,7 +57,8 @@ impl Latency {
         let rounds = options.thoroughness.rounds;
         let budget = options.thoroughness.budget(USUAL);
         // Asked before this side is pinned: then it may only run where it is.
-        let two_cpus = two_cpus().ok();
+        #[cfg(target_os = "linux")]
+        let two_cpus = crate::process::two_cpus().ok();
         let (here, there) = options.cpus()?;
         let mut report = Report::new("How long a call takes");
         report.settings.push(format!(
@@ -87,11 +89,13 @@ impl Latency {
             title: title.into(),
             series,
         });
+        // Where the two sides sleep matters most, and only here one can say where.
+        #[cfg(target_os = "linux")]
         if let (Server::Private(_), Some(cpus)) = (&server, two_cpus) {
             let title = "Round trips, both sides asleep while they wait (64 B)";
             eprintln!("measuring: {title} …");
-            let series = asleep(rounds, budget, &far, &mut probe, cpus)?;
-            report.ratios.extend(asleep_ratios(&series));
+            let series = asleep::measure(rounds, budget, &far, &mut probe, cpus)?;
+            report.ratios.extend(asleep::ratios(&series));
             report.sections.push(Section {
                 title: title.into(),
                 series,
@@ -198,59 +202,4 @@ fn unix(echo: &RefCell<UnixEcho>, size: usize, budget: Budget) -> impl FnMut() -
         let measured = latency(budget, || echo.round_trip(payload.next()))?;
         Ok(Measured::Latency(measured))
     }
-}
-
-/// Where two sides sleep decides more than how, so each way is measured in both places: the
-/// scheduler, left alone, goes back and forth between them.
-const PLACES: [&str; 2] = ["two cores", "one core"];
-
-/// Calls that never spin, beside the barest ways to sleep: whoever answers is on the second CPU,
-/// whoever calls on either.
-fn asleep(
-    rounds: u32,
-    budget: Budget,
-    far: &NearSide,
-    probe: &mut Probe,
-    (first, second): (usize, usize),
-) -> Result<Vec<Series>> {
-    let settings = Settings {
-        spin: Some(0),
-        ..Settings::default()
-    };
-    let server = start_privately(&settings, Some(second))?;
-    let echo = RefCell::new(UnixEcho::start(Some(second))?);
-    let mut contest = Vec::new();
-    for (place, here) in PLACES.into_iter().zip([first, second]) {
-        let name = |way| format!("{place}: {way}");
-        let futex = move || far.placed(here, second, || far.sleeping::<Futex>(budget));
-        contest.push(Contender::other(&name(FUTEX), futex));
-        let client = BlockingClient::builder()
-            .spin(Spin::NEVER)
-            .connect_blocking(server.name())?;
-        let mut nearwire = blocking(client, ASLEEP_SIZE, budget)?;
-        let nearwire = move || run_on(here, &mut nearwire);
-        contest.push(Contender::other(&name(BLOCKING), nearwire));
-        let mut unix = unix(&echo, ASLEEP_SIZE, budget);
-        contest.push(Contender::other(&name(UNIX), move || {
-            run_on(here, &mut unix)
-        }));
-    }
-    let series = alternate(rounds, contest, probe)?;
-    server.finish()?;
-    Ok(series)
-}
-
-const FUTEX: &str = "futex";
-
-/// Bytes of a request whose two sides sleep.
-const ASLEEP_SIZE: usize = 64;
-
-fn asleep_ratios(series: &[Series]) -> Vec<Ratio> {
-    let mut ratios = Vec::new();
-    for place in PLACES {
-        let name = |way| format!("{place}: {way}");
-        ratios.extend(ratio(series, &name(BLOCKING), &name(FUTEX)));
-        ratios.extend(ratio(series, &name(UNIX), &name(BLOCKING)));
-    }
-    ratios
 }

@@ -24,7 +24,8 @@ pub(super) struct Connection {
     pub(super) ring_to_client: usize,
     /// How it has waited since it was opened.
     pub(super) waits: Waits,
-    /// The segments that the client has mapped, as the kernel says: its own and the server's.
+    /// The segments that the client has mapped, as the kernel says: its own and the server's. None
+    /// where the kernel does not say.
     pub(super) segments: Vec<Segment>,
 }
 
@@ -55,13 +56,17 @@ pub(super) struct Waits {
 pub(super) struct InUse {
     #[serde(flatten)]
     pub(super) connection: Connection,
-    /// CPUs that each of the server's workers may run on, as the kernel says.
+    /// CPUs that each of the server's workers may run on, as the kernel says. None where it does not.
     pub(super) worker_cpus: Vec<Vec<usize>>,
 }
 
 /// What this process's connection is like, as the library and the kernel say.
 pub(super) fn of_connection(client: &BlockingClient) -> Result<Connection> {
-    let maps = fs::read_to_string("/proc/self/smaps").context("cannot read the memory map")?;
+    let maps = match cfg!(target_os = "linux") {
+        true => fs::read_to_string("/proc/self/smaps").context("cannot read the memory map")?,
+        // Nobody else lists what is mapped.
+        false => String::new(),
+    };
     let info = client.info();
     let stats = client.wait_stats();
     Ok(Connection {
@@ -88,6 +93,9 @@ pub(super) fn find_out(client: &Client, server: &PrivateServer) -> Result<InUse>
 /// The CPUs that each of the server's workers may run on, as the kernel says.
 fn worker_cpus(server: &PrivateServer) -> Result<Vec<Vec<usize>>> {
     let mut workers = Vec::new();
+    if !cfg!(target_os = "linux") {
+        return Ok(workers);
+    }
     let tasks = format!("/proc/{}/task", server.process().id());
     for task in fs::read_dir(tasks).context("the server process is gone")? {
         let task = task?;
@@ -142,20 +150,23 @@ impl fmt::Display for InUse {
         let connection = &self.connection;
         let huge = connection.segments.iter().filter(|s| s.huge_pages).count();
         let pages = match huge {
+            _ if connection.segments.is_empty() => "ordinary pages",
             0 => "no huge pages",
             all if all == connection.segments.len() => "huge pages",
             _ => "huge pages on one side",
         };
         let workers: BTreeSet<String> = self.worker_cpus.iter().map(|cpus| pinned(cpus)).collect();
         let workers: Vec<String> = workers.into_iter().collect();
+        let workers = match self.worker_cpus.len() {
+            0 => "workers where the system puts them".to_owned(),
+            1 => format!("1 worker {}", workers.join(" or ")),
+            count => format!("{count} workers {}", workers.join(" or ")),
+        };
         write!(
             formatter,
-            "In use: rings of {} and {}, {pages}; {} worker{} {}, client {}; waiting by {}.",
+            "In use: rings of {} and {}, {pages}; {workers}, client {}; waiting by {}.",
             human_size(connection.ring_to_server),
             human_size(connection.ring_to_client),
-            self.worker_cpus.len(),
-            if self.worker_cpus.len() == 1 { "" } else { "s" },
-            workers.join(" or "),
             pinned(&connection.client_cpus),
             connection.waits,
         )

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+#[cfg(target_os = "linux")]
+use anyhow::Context;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// Where a thread runs.
@@ -63,7 +63,10 @@ pub fn allowed_cpus() -> Vec<usize> {
 }
 
 /// The CPUs that a thread may run on, given its id; the calling thread if there is none.
+#[cfg(target_os = "linux")]
 pub fn cpus_of(thread: Option<i32>) -> Vec<usize> {
+    use rustix::process::Pid;
+    use rustix::thread::{CpuSet, sched_getaffinity};
     let Ok(set) = sched_getaffinity(thread.and_then(Pid::from_raw)) else {
         return Vec::new();
     };
@@ -72,11 +75,20 @@ pub fn cpus_of(thread: Option<i32>) -> Vec<usize> {
         .collect()
 }
 
+/// The CPUs that a thread may run on: all, for nobody can choose.
+#[cfg(not(target_os = "linux"))]
+pub fn cpus_of(_: Option<i32>) -> Vec<usize> {
+    (0..std::thread::available_parallelism().map_or(0, usize::from)).collect()
+}
+
 /// Two different CPUs for the two ends of a measurement.
 ///
 /// # Errors
-/// If this process may run on one CPU only.
+/// If this process may run on one CPU only, or the system lets nobody choose.
 pub fn two_cpus() -> Result<(usize, usize)> {
+    if !cfg!(target_os = "linux") {
+        bail!(NO_CHOICE);
+    }
     match allowed_cpus()[..] {
         [first, second, ..] => Ok((first, second)),
         _ => bail!("this process may run on one CPU only: two ends cannot have one each"),
@@ -95,7 +107,17 @@ pub fn run_on<T>(cpu: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
+/// Why a thread stays where it is.
+const NO_CHOICE: &str = "this system lets nobody choose the CPU that a thread runs on";
+
+#[cfg(not(target_os = "linux"))]
+fn restrict(_: &[usize]) -> Result<()> {
+    bail!(NO_CHOICE)
+}
+
+#[cfg(target_os = "linux")]
 fn restrict(cpus: &[usize]) -> Result<()> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
     let mut set = CpuSet::new();
     for &cpu in cpus {
         if cpu >= CpuSet::MAX_CPU {

@@ -18,6 +18,18 @@ use serde::de::DeserializeOwned;
 /// The most descriptors one message may carry.
 const MOST_DESCRIPTORS: usize = 8;
 
+/// A peer that is gone is an error, not a signal (which Rust's programs ignore in any case).
+#[cfg(target_os = "linux")]
+const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+const SEND_FLAGS: SendFlags = SendFlags::empty();
+
+/// Descriptors do not go on to children.
+#[cfg(target_os = "linux")]
+const RECEIVE_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+const RECEIVE_FLAGS: RecvFlags = RecvFlags::empty();
+
 /// The longest message, in bytes.
 const LONGEST: usize = 1 << 20;
 
@@ -80,7 +92,7 @@ impl Channel {
             &self.socket,
             &[IoSlice::new(&bytes)],
             &mut ancillary,
-            SendFlags::NOSIGNAL,
+            SEND_FLAGS,
         )
         .map_err(|errno| cannot_send(errno.into()))?;
         (&self.socket)
@@ -115,12 +127,7 @@ impl Channel {
         // Descriptors come with the first byte.
         let received = loop {
             let mut into = [IoSliceMut::new(&mut length)];
-            match recvmsg(
-                &self.socket,
-                &mut into,
-                &mut ancillary,
-                RecvFlags::CMSG_CLOEXEC,
-            ) {
+            match recvmsg(&self.socket, &mut into, &mut ancillary, RECEIVE_FLAGS) {
                 Ok(received) => break received.bytes,
                 Err(rustix::io::Errno::INTR) => {}
                 // A peer that died with something unread resets the connection.
@@ -135,6 +142,10 @@ impl Channel {
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(more) = message {
                 descriptors.extend(more);
+                #[cfg(not(target_os = "linux"))]
+                for descriptor in &descriptors {
+                    rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC)?;
+                }
             }
         }
         let cut_off = "the other process died in the middle of a message";

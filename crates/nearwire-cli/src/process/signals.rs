@@ -5,17 +5,16 @@
 //! asks to leave; when all are gone it dies of the signal itself, as whoever started it expects.
 
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use super::watch::Watch;
 
 /// The signals that end a command.
 const ENDING: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
@@ -30,7 +29,7 @@ static CHILDREN: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: u32,
-    pub(super) process: OwnedFd,
+    pub(super) process: Watch,
     pub(super) channel: UnixStream,
     /// Leaves by itself when the channel is closed, and has reasons to.
     pub(super) tidy: bool,
@@ -94,10 +93,7 @@ pub fn end_with_children() -> Result<()> {
 }
 
 fn end(children: &[Entry]) {
-    let kill = |child: &Entry| {
-        // Fails only if it is dead.
-        let _ = pidfd_send_signal(&child.process, Signal::KILL);
-    };
+    let kill = |child: &Entry| child.process.kill();
     for child in children {
         // SYNC: dismissed
         child.dismissed.store(true, Ordering::Release);
@@ -109,23 +105,8 @@ fn end(children: &[Entry]) {
     }
     let deadline = Instant::now() + PATIENCE;
     for child in children {
-        if !has_ended(child, deadline) {
+        if !child.process.ended(Some(deadline)) {
             kill(child);
-        }
-    }
-}
-
-/// Waits for a child's end.
-fn has_ended(child: &Entry, deadline: Instant) -> bool {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).ok();
-        let mut ended = [PollFd::new(&child.process, PollFlags::IN)];
-        match poll(&mut ended, left.as_ref()) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
         }
     }
 }

@@ -104,6 +104,12 @@ impl Place {
     /// their parent is by now.
     fn processes(&self) -> Vec<u32> {
         let mark = format!("NEARWIRE_DIR={}", self.names().display());
+        if !cfg!(target_os = "linux") {
+            // With the environment behind the command.
+            let listed = ps(&["-axEww", "-o", "pid=,command="]);
+            let marked = listed.lines().filter(|line| line.contains(&mark));
+            return marked.filter_map(first_number).collect();
+        }
         fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -115,6 +121,16 @@ impl Place {
             })
             .collect()
     }
+}
+
+/// What `ps` says, where there is no `/proc`.
+pub fn ps(arguments: &[&str]) -> String {
+    let output = Command::new("ps").args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn first_number(line: &str) -> Option<u32> {
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A command at work. Killed when dropped.
@@ -208,6 +224,13 @@ impl Running {
     /// Children, in the order in which they were started.
     pub fn children(&self) -> Vec<u32> {
         let id = self.id();
+        if !cfg!(target_os = "linux") {
+            let listed = ps(&["-ax", "-o", "pid=,ppid="]);
+            let children = listed
+                .lines()
+                .filter(|line| line.split_whitespace().nth(1) == Some(&id.to_string()));
+            return children.filter_map(first_number).collect();
+        }
         fs::read_to_string(format!("/proc/{id}/task/{id}/children"))
             .unwrap()
             .split_whitespace()

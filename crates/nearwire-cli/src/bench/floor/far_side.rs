@@ -3,11 +3,13 @@
 use std::os::fd::OwnedFd;
 
 use anyhow::Result;
+#[cfg(target_os = "linux")]
 use nearwire_floor::kernel::BarrierTarget;
 use nearwire_floor::ping_pong::PingPong;
 use nearwire_floor::ring::commit::Commit;
 use nearwire_floor::ring::tail::Tail;
 use nearwire_floor::ring::{Consumer, Exchange, RingMemory, Scheme};
+#[cfg(target_os = "linux")]
 use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Sleeping, Socket};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +39,9 @@ pub(super) enum Operation {
         scheme: SchemeName,
         longest: usize,
     },
+    #[cfg(target_os = "linux")]
     Sleep(Way),
+    #[cfg(target_os = "linux")]
     Barrier {
         asleep: bool,
     },
@@ -49,6 +53,7 @@ pub(in crate::bench) enum SchemeName {
     Commit,
 }
 
+#[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(in crate::bench) enum Way {
     Futex,
@@ -80,22 +85,27 @@ impl Named for Commit {
 }
 
 /// A way of sleeping and its name on the wire.
+#[cfg(target_os = "linux")]
 pub(in crate::bench) trait NamedWay: Sleeping {
     const NAME: Way;
 }
 
+#[cfg(target_os = "linux")]
 impl NamedWay for Futex {
     const NAME: Way = Way::Futex;
 }
 
+#[cfg(target_os = "linux")]
 impl NamedWay for EventfdPoll {
     const NAME: Way = Way::EventfdPoll;
 }
 
+#[cfg(target_os = "linux")]
 impl NamedWay for EventfdEdge {
     const NAME: Way = Way::EventfdEdge;
 }
 
+#[cfg(target_os = "linux")]
 impl NamedWay for Socket {
     const NAME: Way = Way::Socket;
 }
@@ -150,14 +160,20 @@ fn take_part(operation: Operation, descriptors: Vec<OwnedFd>) -> Result<Done> {
         } => {
             return consume::<Commit>(descriptors, longest);
         }
+        #[cfg(target_os = "linux")]
         Operation::Sleep(Way::Futex) => Futex::open(descriptors)?.answer()?,
+        #[cfg(target_os = "linux")]
         Operation::Sleep(Way::EventfdPoll) => EventfdPoll::open(descriptors)?.answer()?,
+        #[cfg(target_os = "linux")]
         Operation::Sleep(Way::EventfdEdge) => EventfdEdge::open(descriptors)?.answer()?,
+        #[cfg(target_os = "linux")]
         Operation::Sleep(Way::Socket) => Socket::open(descriptors)?.answer()?,
+        #[cfg(target_os = "linux")]
         Operation::Barrier { asleep: false } => {
             BarrierTarget::open(descriptors)?.spin()?;
             0
         }
+        #[cfg(target_os = "linux")]
         Operation::Barrier { asleep: true } => {
             BarrierTarget::open(descriptors)?.sleep()?;
             0

@@ -5,13 +5,18 @@ use std::hint::black_box;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
+#[cfg(target_os = "linux")]
 use nearwire_floor::kernel::{BarrierTarget, barrier_elsewhere};
 use nearwire_floor::ping_pong::PingPong;
 use nearwire_floor::ring::{Exchange, Producer, RingMemory};
 
-use super::far_side::{Done, FAR_SIDE_ROLE, Job, Named, NamedWay, Operation, fingerprint};
+#[cfg(target_os = "linux")]
+use super::far_side::NamedWay;
+use super::far_side::{Done, FAR_SIDE_ROLE, Job, Named, Operation, fingerprint};
 use crate::measure::{Budget, Measured, Throughput, latency, throughput};
-use crate::process::{Child, Placement, run_on};
+#[cfg(target_os = "linux")]
+use crate::process::run_on;
+use crate::process::{Child, Placement};
 
 /// Records of a batch.
 const BATCH: usize = 16;
@@ -41,6 +46,7 @@ impl NearSide {
     }
 
     /// Does `work` with this side on CPU `here` and the other on CPU `there`.
+    #[cfg(target_os = "linux")]
     pub(in crate::bench) fn placed<T>(
         &self,
         here: usize,
@@ -185,6 +191,7 @@ impl NearSide {
         )
     }
 
+    #[cfg(target_os = "linux")]
     pub(in crate::bench) fn sleeping<S: NamedWay>(&self, budget: Budget) -> Result<Measured> {
         let (mut near, descriptors) = S::create()?;
         self.ask(Operation::Sleep(S::NAME), &descriptors)?;
@@ -197,6 +204,7 @@ impl NearSide {
     }
 
     /// Barriers on the other process's core.
+    #[cfg(target_os = "linux")]
     pub(in crate::bench) fn barriers(&self, budget: Budget, asleep: bool) -> Result<Measured> {
         let (target, descriptors) = BarrierTarget::create()?;
         self.ask(Operation::Barrier { asleep }, &descriptors)?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit};
 
 /// CPU time of all threads of a process so far.
+#[cfg(target_os = "linux")]
 pub(super) fn cpu_time(process: u32) -> Result<Duration> {
     let gone = || format!("process {process} is gone");
     let mut total = Duration::ZERO;
@@ -21,6 +22,7 @@ pub(super) fn cpu_time(process: u32) -> Result<Duration> {
 
 /// Resident memory of a process in bytes. Of pages that it shares it has its share only, so that
 /// the memory of several processes adds up.
+#[cfg(target_os = "linux")]
 pub(super) fn resident(process: u32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
         .with_context(|| format!("process {process} is gone"))?;
@@ -99,6 +101,33 @@ impl Ticks {
         let all = self.all.saturating_sub(before.all);
         self.busy.saturating_sub(before.busy) as f64 / all.max(1) as f64
     }
+}
+
+/// CPU time of all threads of a process so far, to the millisecond.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn cpu_time(process: u32) -> Result<Duration> {
+    look_at(process, |process| {
+        Duration::from_millis(process.accumulated_cpu_time())
+    })
+}
+
+/// Resident memory of a process in bytes, with all of the pages that it shares.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn resident(process: u32) -> Result<u64> {
+    look_at(process, sysinfo::Process::memory)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn look_at<T>(process: u32, look: impl FnOnce(&sysinfo::Process) -> T) -> Result<T> {
+    use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+    let id = Pid::from_u32(process);
+    let mut system = System::new();
+    let what = ProcessRefreshKind::nothing().with_cpu().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), true, what);
+    let found = system.process(id);
+    Ok(look(
+        found.with_context(|| format!("process {process} is gone"))?,
+    ))
 }
 
 #[cfg(test)]

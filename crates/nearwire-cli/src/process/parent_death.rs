@@ -1,0 +1,56 @@
+//! A child's life is its parent's.
+
+use anyhow::Result;
+
+/// From now on the kernel kills this process when its parent dies.
+#[cfg(target_os = "linux")]
+pub(super) fn die_with_parent() -> Result<()> {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// This process sees itself that its parent is gone, by the channel's end, and leaves something to
+/// tidy up.
+///
+/// # Errors
+/// Whatever the kernel says.
+#[cfg(target_os = "linux")]
+pub fn outlive_parent() -> Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(None)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+static OUTLIVES: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// From now on this process ends some time after its parent has closed the channel or is dead, if it
+/// has not left by then.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn die_with_parent() -> Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering::Relaxed;
+    let channel = std::io::stdin().as_fd().try_clone_to_owned()?;
+    std::thread::Builder::new()
+        .name("parent-watch".into())
+        .spawn(move || {
+            // Of a closed channel the system tells without being asked.
+            let mut closed = [PollFd::new(&channel, PollFlags::empty())];
+            while poll(&mut closed, None) == Err(rustix::io::Errno::INTR) {}
+            std::thread::sleep(super::PATIENCE);
+            if !OUTLIVES.load(Relaxed) {
+                std::process::exit(1);
+            }
+        })?;
+    Ok(())
+}
+
+/// This process sees itself that its parent is gone, by the channel's end, and leaves something to
+/// tidy up.
+///
+/// # Errors
+/// None on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn outlive_parent() -> Result<()> {
+    OUTLIVES.store(true, std::sync::atomic::Ordering::Relaxed);
+    Ok(())
+}

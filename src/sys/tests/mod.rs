@@ -1,0 +1,6 @@
+//! What the parts must do on every system.
+
+mod doorbell;
+mod multiplexer;
+#[cfg(feature = "tokio")]
+mod reactor;
