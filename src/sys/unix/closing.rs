@@ -126,8 +126,13 @@ mod tests {
         // Once the other ends are gone all of it is closed.
         drop(others);
         let patience = Instant::now() + Duration::from_secs(30);
-        while lock().threads > lock().idle || !lock().waiting.is_empty() {
-            assert!(Instant::now() < patience, "{:?}", lock());
+        loop {
+            let queue = lock();
+            if queue.threads == queue.idle && queue.waiting.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < patience, "{queue:?}");
+            drop(queue);
             std::thread::sleep(Duration::from_millis(10));
         }
         let (one, _other) = UnixStream::pair().unwrap();

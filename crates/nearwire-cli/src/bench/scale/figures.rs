@@ -146,6 +146,11 @@ impl Counter {
         due < self.ending || !self.is_ending()
     }
 
+    /// Calls that were answered so far, in whatever phase.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         self.phase == Phase::Ending
     }
@@ -161,6 +166,7 @@ impl Counter {
     }
 
     /// Calls were answered; how long they took is not known.
+    #[inline]
     pub(super) fn answered_untimed(&mut self, connection: usize, calls: u64) {
         self.total += calls;
         if self.phase == Phase::Counting {

@@ -14,13 +14,8 @@ use crate::baseline::coalesced;
 use crate::bench::calls::check;
 use crate::measure::Budget;
 
-/// Of so many calls of a task at most one is timed, and all are counted with it: the clock and the
-/// counter cost a part of a call.
-const CALLS_PER_COUNT: u64 = 8;
-
-/// Calls of all tasks together between two counts of each, at most: with tens of thousands of them
-/// a short run would be over before they count.
-const CALLS_BETWEEN_COUNTS: u64 = 4096;
+/// Of so many calls one is timed: the clock costs a part of a call.
+const CALLS_PER_TIME: u64 = 8;
 
 /// Calls of a connection that share its numbers: each task has its own.
 const CALLS_SHIFT: u32 = 28;
@@ -43,8 +38,6 @@ pub(super) async fn nearwire(
     let counter = Counter::new(clients.len(), start, budget)?;
     let counter = Arc::new(Mutex::new(counter));
     let mut tasks = JoinSet::new();
-    let count = clients.len() as u64 * window;
-    let per_count = (CALLS_BETWEEN_COUNTS / count).clamp(1, CALLS_PER_COUNT);
     for (number, client) in clients.iter().enumerate() {
         for task in 0..window {
             let caller = Caller {
@@ -52,7 +45,6 @@ pub(super) async fn nearwire(
                 number,
                 requests: requests.clone(),
                 first: task << CALLS_SHIFT,
-                per_count,
             };
             tasks.spawn(caller.call(Arc::clone(&counter)));
         }
@@ -68,32 +60,32 @@ struct Caller {
     requests: Requests,
     /// The first call's number.
     first: u64,
-    /// Calls that are counted together.
-    per_count: u64,
 }
 
 impl Caller {
-    async fn call(mut self, counter: SharedCounter) -> Result<()> {
+    async fn call(self, counter: SharedCounter) -> Result<()> {
         let echo = self.client.method("echo")?;
-        let mut calls = self.first;
-        loop {
-            let mut start = Duration::ZERO;
-            for nth in 1..=self.per_count {
-                if nth == self.per_count {
-                    start = lock(&counter).now();
-                }
-                let request = self.requests.of(self.number, calls);
-                check(&self.client.call_method(echo, request).await?, request)?;
-                calls += 1;
-            }
+        for nth in self.first.. {
+            let start = {
+                let mut counter = lock(&counter);
+                let timed = counter.total().is_multiple_of(CALLS_PER_TIME);
+                timed.then(|| counter.now())
+            };
+            let request = self.requests.of(self.number, nth);
+            check(&self.client.call_method(echo, request).await?, request)?;
             let mut counter = lock(&counter);
-            let now = counter.now();
-            counter.answered(self.number, 1, start, now);
-            counter.answered_untimed(self.number, self.per_count - 1);
+            match start {
+                Some(start) => {
+                    let now = counter.now();
+                    counter.answered(self.number, 1, start, now);
+                }
+                None => counter.answered_untimed(self.number, 1),
+            }
             if counter.is_ending() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }
 
