@@ -63,7 +63,7 @@ struct Caller {
 }
 
 impl Caller {
-    async fn call(self, counter: SharedCounter) -> Result<()> {
+    async fn call(mut self, counter: SharedCounter) -> Result<()> {
         let echo = self.client.method("echo")?;
         for nth in self.first.. {
             let start = {
