@@ -1,7 +1,7 @@
 //! Tasks of one thread's runtime, as many as there are calls in flight.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nearwire::Client;
