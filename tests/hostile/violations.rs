@@ -171,12 +171,12 @@ fn cases() -> Vec<(&'static str, Deed, &'static str)> {
         (
             "a last fragment of nothing",
             fragments(vec![(with(Header::request(0, 1), Fragment::Last), 64)]),
-            "no message",
+            "which has no first fragment",
         ),
         (
             "a message inside another",
             fragments(vec![(first(9000), 64), (first(9000), 64)]),
-            "progress",
+            "were incomplete",
         ),
         (
             "fragments beyond their total",
@@ -184,7 +184,7 @@ fn cases() -> Vec<(&'static str, Deed, &'static str)> {
                 (first(100), 64),
                 (with(Header::request(0, 1), Fragment::Middle), 64),
             ]),
-            "total",
+            "announced with",
         ),
         (
             "an item of no call beyond the limit",
