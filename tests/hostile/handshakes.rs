@@ -268,6 +268,12 @@ fn lingering() -> (OwnedFd, TcpStream) {
     (stream.into(), other)
 }
 
+/// A client that sends lingering descriptors, on a thread of its own: whoever lets go of one last waits,
+/// and that may be this process as well.
+fn sender(send: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(send)
+}
+
 #[test]
 fn closing_what_a_client_sent_does_not_hold_the_server_up() {
     let place = Place::new();
@@ -286,22 +292,30 @@ fn closing_what_a_client_sent_does_not_hold_the_server_up() {
         vec![segment(len_of_segment(), SEALS).0, bell(), lingering()],
         (0..6).map(|_| lingering()).collect(),
     ];
+    let mut senders = Vec::new();
     for fds in cases {
-        Welcomed::connect(&socket).unwrap().refused(fds);
+        let client = Welcomed::connect(&socket).unwrap();
+        senders.push(sender(move || drop(client.refused(fds))));
     }
-    let early = UnixStream::connect(&socket).unwrap();
-    let _ = send(&early, b"N", &[lingering()]);
-    drop(early);
-    let client = Welcomed::connect(&socket).unwrap();
-    // With one message each: what is sent to a connection that was closed stays with the sender.
-    let _ = send(&client.control, b"not an Accept", &[lingering()]);
-    drop(client);
+    let (early, fd) = (UnixStream::connect(&socket).unwrap(), lingering());
+    senders.push(sender(move || {
+        let _ = send(&early, b"N", &[fd]);
+    }));
+    let (client, fd) = (Welcomed::connect(&socket).unwrap(), lingering());
+    senders.push(sender(move || {
+        let _ = send(&client.control, b"not an Accept", &[]);
+        let _ = send(&client.control, b"more", &[fd]);
+    }));
     // On an established connection.
     let raw = crate::raw::Raw::connect(&socket).unwrap();
-    let three = [lingering(), lingering(), lingering()];
-    let _ = send(&raw.control, &[0; 4], &three);
-    drop(three);
-    drop(raw);
+    let fds = [lingering(), lingering(), lingering()];
+    senders.push(sender(move || {
+        for fd in fds {
+            let _ = send(&raw.control, &[0; 4], &[fd]);
+        }
+    }));
+    // Until all of it has come.
+    std::thread::sleep(Duration::from_millis(500));
     within(AT_ONCE, "the next clients", move || {
         for _ in 0..10 {
             let mut client = nearwire::BlockingClient::connect(&socket).unwrap();
@@ -309,6 +323,9 @@ fn closing_what_a_client_sent_does_not_hold_the_server_up() {
         }
     });
     drop(kept);
+    for sender in senders {
+        sender.join().unwrap();
+    }
     bystanders.unharmed();
 }
 

@@ -50,14 +50,15 @@ impl Samples {
         }
     }
 
-    /// Prints the quarters' medians, and panics if the last is more than 2 % above the second.
-    pub fn check(&self) {
+    /// Prints the quarters' medians, and panics if the last is more than so many per cent above the
+    /// second.
+    pub fn check(&self, most: f64) {
         let mut grown = Vec::new();
         for series in &self.0 {
             let quarters = [0, 1, 2, 3].map(|number| series.quarter(number));
             let change = (quarters[3] / quarters[1] - 1.0) * 100.0;
             eprintln!("{}: {quarters:.1?}, {change:+.2} %", series.name);
-            if change > 2.0 {
+            if change > most {
                 grown.push(format!("{} by {change:.1} %", series.name));
             }
         }

@@ -42,6 +42,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The servers are processes of their own, with two workers. Every reply is compared with its
 /// request.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  nearwire bench pool --quick
+  nearwire bench pool --json")]
 pub struct Bench {
     /// How often the server is killed, and how often it is shut down in order.
     #[arg(long, value_name = "COUNT", default_value_t = 20,
