@@ -2,6 +2,7 @@
 
 use crate::error::Identity;
 use crate::link::Shared;
+use crate::settings::Transport;
 use crate::waiter::Fences;
 
 /// What the handshake agreed on and the system granted, as opposed to what was asked for.
@@ -14,6 +15,8 @@ pub struct ConnectionInfo {
     pub peer: Identity,
     /// What the peer calls itself.
     pub peer_label: String,
+    /// What carries the frames.
+    pub transport: Transport,
     /// Capacity of the ring that this side fills, in bytes.
     pub ring_out: usize,
     /// Capacity of the ring that the peer fills, in bytes.
@@ -37,6 +40,7 @@ impl ConnectionInfo {
             id: terms.connection_id,
             peer: shared.peer,
             peer_label: terms.peer_label.clone(),
+            transport: shared.transport(),
             ring_out: terms.ring_out,
             ring_in: terms.ring_in,
             max_message_out: terms.max_message_out,

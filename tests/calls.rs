@@ -2,6 +2,8 @@
 
 #![cfg(all(feature = "tokio", feature = "serde"))]
 
+mod transports;
+
 #[path = "calls/cancellation.rs"]
 mod cancellation;
 #[path = "calls/clients.rs"]

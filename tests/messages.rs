@@ -3,6 +3,7 @@
 #![cfg(feature = "tokio")]
 
 mod peer;
+mod transports;
 
 use nearwire::stream::{Receiver, Sender};
 use nearwire::{
@@ -99,7 +100,7 @@ fn peer_process() {
             });
         }
         "listen and do nothing" => {
-            let listener = Listener::bind(&name).unwrap();
+            let listener = peer::listener().bind(&name).unwrap();
             let _connection = listener.accept().unwrap();
             std::thread::sleep(PATIENCE);
         }
@@ -155,7 +156,7 @@ fn echo_in_tokio(settings: &ClientBuilder, name: &str) {
 
 /// A listener's end of a connection to the other process.
 fn accepted(place: &Place, role: &str, spin: Spin) -> (Peer, Connection) {
-    let listener = Listener::builder().spin(spin).bind(&place.name()).unwrap();
+    let listener = place.listener().spin(spin).bind(&place.name()).unwrap();
     let peer = place.start(role);
     let connection = listener
         .accept_timeout(PATIENCE)
@@ -177,7 +178,6 @@ fn peer_gone<T: std::fmt::Debug>(result: nearwire::Result<T>) {
     assert!(gone, "{error}");
 }
 
-#[test]
 fn messages_of_all_sizes_come_back_as_they_were() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo", Spin::default());
@@ -197,7 +197,6 @@ fn messages_of_all_sizes_come_back_as_they_were() {
     peer.join();
 }
 
-#[test]
 fn messages_far_larger_than_the_ring_come_back_as_they_were() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo over the smallest rings", Spin::default());
@@ -227,7 +226,6 @@ fn batched_len(n: u64) -> usize {
     }
 }
 
-#[test]
 fn batches_keep_the_order() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "batches", Spin::default());
@@ -253,10 +251,10 @@ fn batches_keep_the_order() {
     peer.join();
 }
 
-#[test]
 fn a_message_above_the_limit_is_refused_before_anything_is_sent() {
     let place = Place::new();
-    let listener = Listener::builder()
+    let listener = place
+        .listener()
         .limits(Limits {
             max_message: 100_000,
             ..Limits::default()
@@ -293,10 +291,9 @@ fn a_message_above_the_limit_is_refused_before_anything_is_sent() {
     sending.join().unwrap();
 }
 
-#[test]
 fn try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let mut client = Connection::connect(&place.name()).unwrap();
     let mut server = listener.accept().unwrap();
     let message = pattern(3, 1000);
@@ -318,7 +315,6 @@ fn try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty() {
     assert_eq!(server.try_recv(&mut received).unwrap(), Received::Finished);
 }
 
-#[test]
 fn what_was_sent_before_a_kill_arrives_and_then_the_error() {
     for spin in [Spin::default(), Spin::NEVER] {
         let place = Place::new();
@@ -335,7 +331,6 @@ fn what_was_sent_before_a_kill_arrives_and_then_the_error() {
     }
 }
 
-#[test]
 fn a_kill_is_noticed_by_a_poller() {
     let place = Place::new();
     let (mut peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -360,7 +355,6 @@ fn kill_soon(mut peer: Peer) -> std::thread::JoinHandle<Instant> {
     })
 }
 
-#[test]
 fn a_kill_ends_a_blocked_recv() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -372,7 +366,6 @@ fn a_kill_ends_a_blocked_recv() {
     assert!(connection.wait_stats().sleeps > 0);
 }
 
-#[test]
 fn a_kill_ends_a_blocked_send() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -387,7 +380,6 @@ fn a_kill_ends_a_blocked_send() {
     peer_gone(sent);
 }
 
-#[test]
 fn a_kill_ends_a_send_of_a_message_larger_than_the_ring() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -397,7 +389,6 @@ fn a_kill_ends_a_send_of_a_message_larger_than_the_ring() {
     peer_gone(sent);
 }
 
-#[test]
 fn a_kill_of_the_listening_process_is_noticed_too() {
     let place = Place::new();
     let peer = place.start("listen and do nothing");
@@ -408,7 +399,6 @@ fn a_kill_of_the_listening_process_is_noticed_too() {
     peer_gone(received);
 }
 
-#[test]
 fn a_kill_wakes_both_halves() {
     let place = Place::new();
     let (peer, connection) = accepted(&place, "do nothing", Spin::default());
@@ -428,7 +418,7 @@ fn a_kill_wakes_both_halves() {
 #[tokio::test]
 async fn a_kill_ends_waits_in_tokio() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let peer = place.start("do nothing");
     let (mut sender, mut receiver) = listener.accept_async().await.unwrap().split();
     let killer = kill_soon(peer);
@@ -448,7 +438,6 @@ async fn a_kill_ends_waits_in_tokio() {
     peer_gone(sent);
 }
 
-#[test]
 fn each_direction_ends_by_itself() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "finish, then count", Spin::default());
@@ -470,10 +459,9 @@ fn each_direction_ends_by_itself() {
     assert!(matches!(error, Error::Closed { .. }), "{error}");
 }
 
-#[test]
 fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let mut client = Connection::connect(&place.name()).unwrap();
     drop(listener.accept().unwrap());
     let message = pattern(1, 1000);
@@ -493,7 +481,6 @@ fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
     assert!(!client.recv(&mut Vec::new()).unwrap());
 }
 
-#[test]
 fn nobody_is_woken_who_is_awake() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo, spinning", ALWAYS);
@@ -510,7 +497,6 @@ fn nobody_is_woken_who_is_awake() {
     peer.join();
 }
 
-#[test]
 fn a_sleeper_is_woken_once_for_each_sleep() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo, sleeping", Spin::NEVER);
@@ -529,11 +515,10 @@ fn a_sleeper_is_woken_once_for_each_sleep() {
     peer.join();
 }
 
-#[test]
 fn an_idle_connection_costs_nothing() {
     for role in ["receive for ever", "receive for ever in Tokio"] {
         let place = Place::new();
-        let listener = Listener::bind(&place.name()).unwrap();
+        let listener = place.listener().bind(&place.name()).unwrap();
         let peer = place.start(role);
         let _connection = listener
             .accept_timeout(PATIENCE)
@@ -562,7 +547,6 @@ fn an_idle_connection_costs_nothing() {
 }
 
 /// Both halves asleep much of the time, on one doorbell.
-#[test]
 fn two_threads_share_a_connection() {
     const COUNT: u64 = 10_000;
     for (role, spin) in [
@@ -593,7 +577,8 @@ fn two_threads_share_a_connection() {
 async fn tasks_that_always_sleep_miss_no_wakeup() {
     const COUNT: u64 = 5_000;
     let place = Place::new();
-    let listener = Listener::builder()
+    let listener = place
+        .listener()
         .spin(Spin::NEVER)
         .bind(&place.name())
         .unwrap();
@@ -620,7 +605,7 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_echo_messages_of_all_sizes() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let peer = place.start("echo in Tokio");
     let mut connection = listener.accept_async().await.unwrap();
     let mut answer = Vec::new();
@@ -662,7 +647,7 @@ async fn tasks_echo_messages_of_all_sizes() {
 #[tokio::test]
 async fn dropped_futures_lose_and_tear_nothing() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let client = AsyncConnection::connect(&place.name()).await.unwrap();
     let server = listener.accept_async().await.unwrap();
     let (mut sender, _client_receiver) = client.split();
@@ -721,10 +706,7 @@ async fn dropped_futures_lose_and_tear_nothing() {
 #[tokio::test]
 async fn a_waiting_task_lets_others_run() {
     let place = Place::new();
-    let listener = Listener::builder()
-        .spin(ALWAYS)
-        .bind(&place.name())
-        .unwrap();
+    let listener = place.listener().spin(ALWAYS).bind(&place.name()).unwrap();
     let mut client = ClientBuilder::new()
         .spin(ALWAYS)
         .connect_messages(&place.name())
@@ -756,10 +738,10 @@ async fn a_waiting_task_lets_others_run() {
     assert_eq!(stats, 0);
 }
 
-#[test]
 fn a_listener_has_limits_and_says_so() {
     let place = Place::new();
-    let listener = Listener::builder()
+    let listener = place
+        .listener()
         .limits(Limits {
             max_connections: 3,
             ..Limits::default()
@@ -801,12 +783,34 @@ fn a_listener_has_limits_and_says_so() {
     assert!(matches!(connect(), Err(Error::NoServer { .. })));
 }
 
-#[test]
 fn a_listener_refuses_other_modes() {
     let place = Place::new();
-    let _listener = Listener::bind(&place.name()).unwrap();
+    let _listener = place.listener().bind(&place.name()).unwrap();
     let error = nearwire::ByteStream::connect(&place.name()).unwrap_err();
     assert!(matches!(error, Error::Handshake(_)), "{error}");
     let error = nearwire::BlockingClient::connect(&place.name()).unwrap_err();
     assert!(matches!(error, Error::Handshake(_)), "{error}");
 }
+
+crate::over_both_transports!(
+    messages_of_all_sizes_come_back_as_they_were,
+    messages_far_larger_than_the_ring_come_back_as_they_were,
+    batches_keep_the_order,
+    a_message_above_the_limit_is_refused_before_anything_is_sent,
+    try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty,
+    what_was_sent_before_a_kill_arrives_and_then_the_error,
+    a_kill_is_noticed_by_a_poller,
+    a_kill_ends_a_blocked_recv,
+    a_kill_ends_a_blocked_send,
+    a_kill_ends_a_send_of_a_message_larger_than_the_ring,
+    a_kill_of_the_listening_process_is_noticed_too,
+    a_kill_wakes_both_halves,
+    each_direction_ends_by_itself,
+    sending_to_a_peer_that_dropped_the_connection_fails_in_the_end,
+    nobody_is_woken_who_is_awake,
+    a_sleeper_is_woken_once_for_each_sleep,
+    an_idle_connection_costs_nothing,
+    two_threads_share_a_connection,
+    a_listener_has_limits_and_says_so,
+    a_listener_refuses_other_modes,
+);

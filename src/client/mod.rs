@@ -20,7 +20,7 @@ use crate::link::{Link, Wishes, connect};
 use crate::name::Place;
 use crate::proto::handshake::fitting_label;
 use crate::proto::mode::Mode;
-use crate::settings::{Memory, PeerPolicy, Spin};
+use crate::settings::{Memory, PeerPolicy, Spin, TransportPolicy};
 use std::time::Duration;
 
 /// Credits that a client grants each stream in advance: 64 items or 4 MiB.
@@ -42,6 +42,7 @@ pub struct ClientBuilder {
     ring: usize,
     max_message: usize,
     memory: Memory,
+    transports: TransportPolicy,
     pub(crate) spin: Spin,
     timeout: Duration,
     peers: PeerPolicy,
@@ -61,6 +62,7 @@ impl ClientBuilder {
             ring: layout::DEFAULT_CAPACITY,
             max_message: 64 << 20,
             memory: Memory::default(),
+            transports: TransportPolicy::default(),
             spin: Spin::default(),
             timeout: Duration::from_secs(5),
             peers: PeerPolicy::default(),
@@ -90,7 +92,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how long a waiting call spins before it sleeps.
+    /// Sets what may carry the connection. Default: shared memory, and the socket where there is
+    /// none.
+    #[must_use]
+    pub fn transport(mut self, policy: TransportPolicy) -> Self {
+        self.transports = policy;
+        self
+    }
+
+    /// Sets how long a waiting call spins before it sleeps. Over the socket nothing spins.
     #[must_use]
     pub fn spin(mut self, spin: Spin) -> Self {
         self.spin = spin;
@@ -154,6 +164,7 @@ impl ClientBuilder {
             max_message: self.max_message as u64,
             stream_credits: STREAM_CREDITS,
             memory: self.memory,
+            transports: self.transports,
             label: self.label.clone(),
             timeout: self.timeout,
             policy: self.peers.clone(),

@@ -66,7 +66,7 @@ impl AsyncWaiter {
             Error::io("find a Tokio runtime to sleep in")(io::Error::other(error))
         })?;
         Ok(Self {
-            spinner: Spinner::new(spin),
+            spinner: Spinner::new(shared.spin(spin)),
             shared,
             runtime,
             looked: None,
@@ -224,8 +224,7 @@ impl AsyncWaiter {
             Some(sleeper) => sleeper,
             empty => {
                 let _runtime = self.runtime.enter();
-                let shared = &self.shared;
-                empty.insert(ReactorSleeper::new(shared.bell(), shared.control())?)
+                empty.insert(self.shared.reactor_sleeper()?)
             }
         };
         sleeper.poll_sleep(cx)

@@ -22,6 +22,8 @@ pub(crate) struct Tx {
     parking: Parking,
     shared: Arc<Shared>,
     rings: u64,
+    /// See [`Shared::tell_of_data`].
+    patient: bool,
 }
 
 impl Tx {
@@ -41,6 +43,7 @@ impl Tx {
             parking: Parking::new(fences),
             shared,
             rings: 0,
+            patient: false,
         }
     }
 
@@ -123,10 +126,17 @@ impl Tx {
 
     /// Ends this direction: the peer sees everything published and then the end.
     pub(crate) fn close(&mut self) {
+        self.patient = false;
         self.producer.close();
         if self.waking.is_due(self.peer.data_parked()) {
             self.ring();
         }
+    }
+
+    /// Whether publishing may block, over the socket, until the system has all that was published.
+    /// At first it may not: then the rest is sent by another thread, as long as this process lives.
+    pub(crate) fn set_patient(&mut self, patient: bool) {
+        self.patient = patient;
     }
 
     /// How often the peer had to be woken.
@@ -144,12 +154,12 @@ impl Tx {
     fn ring(&mut self) {
         self.rings += 1;
         self.producer.mirror_tail(&self.own);
-        self.shared.ring_peer();
+        self.shared.tell_of_data(self.patient);
     }
 }
 
 #[cold]
-fn push_error(shared: &Shared, error: PushError) -> Box<Error> {
+fn push_error(shared: &Arc<Shared>, error: PushError) -> Box<Error> {
     Box::new(match error {
         PushError::Broken(error) => shared.violated(Violation::Ring(error)),
         PushError::TooLong { len, max } => Error::TooLarge {

@@ -18,12 +18,12 @@ pub use outlet::ItemSender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
-use crate::link::{Grants, Link, MappedMemory, supported_features};
+use crate::link::{Grants, Link, MappedMemory, features};
 use crate::listener::{Acceptor, Admission};
 use crate::name::Place;
 use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
-use crate::settings::{Memory, PeerPolicy, Spin};
+use crate::settings::{Memory, PeerPolicy, Spin, TransportPolicy};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
 use methods::{Handler, Methods};
 use std::path::Path;
@@ -57,8 +57,9 @@ pub struct Limits {
     /// [`Code::RESOURCE_EXHAUSTED`](crate::Code::RESOURCE_EXHAUSTED).
     pub max_running: usize,
     /// Memory that all connections together may map, in bytes: both rings of each and their words.
-    /// What is mapped is resident only as far as it was used. A client beyond it is refused with
-    /// this reason.
+    /// What is mapped is resident only as far as it was used. A client beyond it is served over the
+    /// socket, which takes up to 64 KiB of the heap per direction; if either side takes shared
+    /// memory alone ([`TransportPolicy`]), it is refused with this reason.
     pub max_mapped: u64,
     /// The smallest ring that a client gets, per direction, in bytes.
     pub min_ring: usize,
@@ -116,6 +117,7 @@ pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
     memory: Memory,
+    transports: TransportPolicy,
     spin: Spin,
     peers: PeerPolicy,
     workers: Option<usize>,
@@ -132,6 +134,7 @@ impl ServerBuilder {
             methods: Methods::default(),
             limits: Limits::default(),
             memory: Memory::default(),
+            transports: TransportPolicy::default(),
             spin: Spin::default(),
             peers: PeerPolicy::default(),
             workers: None,
@@ -384,6 +387,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what may carry the connections. Default: shared memory, and the socket where there is
+    /// none.
+    #[must_use]
+    pub fn transport(mut self, policy: TransportPolicy) -> Self {
+        self.transports = policy;
+        self
+    }
+
     /// Sets how long an idle worker spins before it sleeps.
     #[must_use]
     pub fn spin(mut self, spin: Spin) -> Self {
@@ -452,6 +463,7 @@ impl ServerBuilder {
         self.methods.check()?;
         let limits = self.limits;
         check_limits(&limits)?;
+        let (features_supported, features_required) = features(self.transports)?;
         #[cfg(feature = "tokio")]
         let runtime = self
             .runtime
@@ -502,8 +514,8 @@ impl ServerBuilder {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
                 modes: vec![Mode::Calls],
-                features_supported: supported_features(),
-                features_required: 0,
+                features_supported,
+                features_required,
                 layout_hash: layout::LAYOUT_HASH,
                 ring_min: limits.min_ring as u32,
                 ring_max: limits.max_ring as u32,

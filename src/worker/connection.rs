@@ -57,6 +57,7 @@ pub(super) struct Connection {
     pub(super) last_busy: Instant,
     /// Whether it is swept.
     pub(super) is_active: bool,
+    is_over_socket: bool,
 }
 
 impl Connection {
@@ -68,6 +69,7 @@ impl Connection {
         };
         #[cfg(not(feature = "tokio"))]
         let _ = (key, max_in_flight);
+        let is_over_socket = link.shared.is_over_socket();
         let accepted = usize::try_from(link.shared.terms.max_message_out).unwrap_or(usize::MAX);
         Self {
             plain_reply_max: whole_max(&link.tx).min(accepted),
@@ -81,6 +83,7 @@ impl Connection {
             calls: Calls::new(max_in_flight, max_message),
             last_busy: Instant::now(),
             is_active: false,
+            is_over_socket,
         }
     }
 
@@ -88,6 +91,12 @@ impl Connection {
     #[inline(always)]
     pub(super) fn prefetch(&self) {
         self.link.rx.prefetch_next();
+    }
+
+    /// Whether the kernel tells of each arrival, so that there is no point in looking.
+    #[inline(always)]
+    pub(super) fn is_over_socket(&self) -> bool {
+        self.is_over_socket
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -196,7 +205,8 @@ impl Connection {
     pub(super) fn announce(&mut self) -> Fences {
         // Late answers are published by the next turn, and there will be none.
         self.link.tx.publish();
-        if self.takes_requests() {
+        // Over the socket it is the worker itself that fills the ring, when the kernel tells it to.
+        if self.takes_requests() && !self.is_over_socket {
             self.link.rx.announce();
         }
         if !self.outbox.is_empty() {

@@ -255,9 +255,11 @@ impl Worker {
                 spinner,
                 ..
             } = &mut self;
-            let found = spinner.spin(|| {
-                mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
-            });
+            // Who is told of everything by the kernel need not look.
+            let found = !active.is_empty()
+                && spinner.spin(|| {
+                    mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
+                });
             if let Some((began, ended)) = self.spinner.take_times() {
                 self.look_for_stall(began);
                 self.rested = ended;
@@ -294,7 +296,13 @@ impl Worker {
             let key = self.active[place];
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
-                Ok(false) => {}
+                Ok(false) => {
+                    if connection.is_over_socket() {
+                        // Only those that had their turn move up.
+                        self.active.remove(place);
+                        self.parking.push(key);
+                    }
+                }
                 Ok(true) => {
                     connection.last_busy = self.now;
                     busy += 1;
@@ -302,6 +310,9 @@ impl Worker {
                 // Takes it off the list, in which only later ones move up.
                 Err(error) => self.remove(key, *error),
             }
+        }
+        if !self.parking.is_empty() {
+            self.park();
         }
         busy
     }
@@ -426,12 +437,22 @@ impl Worker {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let shared = &connection.link().shared;
+        let shared = connection.link().shared.clone();
         shared.read_control();
-        if shared.closed().is_some() {
-            let error = shared.closed_error();
-            self.remove(key, error);
+        if shared.closed().is_none() {
+            if shared.is_over_socket() {
+                self.activate(key);
+            }
+            return;
         }
+        if shared.is_over_socket() {
+            // What came before the end has its turn; it is no more than a ring and a read.
+            let Self {
+                connections, bench, ..
+            } = self;
+            while let Ok(true) = connections[key].turn(bench) {}
+        }
+        self.remove(key, shared.closed_error());
     }
 
     fn take_mail(&mut self, mail: Mail) {
@@ -489,7 +510,13 @@ impl Worker {
         let watched = self
             .multiplexer
             .add_doorbell(key, link.shared.bell())
-            .and_then(|()| self.multiplexer.add_socket(key, link.shared.control()));
+            .and_then(|()| {
+                let socket = link.shared.control();
+                if link.shared.is_over_socket() {
+                    return self.multiplexer.add_stream(key, socket);
+                }
+                self.multiplexer.add_socket(key, socket)
+            });
         if let Err(error) = watched {
             tracing::error!(%error, "a connection cannot be watched");
             self.multiplexer.remove(link.shared.bell());

@@ -9,7 +9,6 @@ use nearwire::{BlockingClient, Client, CloseReason, Code, Error, Spin};
 use std::sync::mpsc;
 use std::time::Instant;
 
-#[test]
 fn a_panicking_handler_costs_its_caller_one_error() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -82,7 +81,6 @@ fn kill_during<T: Send + 'static>(
     })
 }
 
-#[test]
 fn a_blocking_call_learns_that_the_server_was_killed() {
     for spin in [Spin::default(), Spin::NEVER] {
         let place = Place::new();
@@ -103,7 +101,6 @@ fn a_blocking_call_learns_that_the_server_was_killed() {
     }
 }
 
-#[test]
 fn a_pipeline_learns_that_the_server_was_killed() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -130,7 +127,6 @@ fn a_pipeline_learns_that_the_server_was_killed() {
     assert!(is_gone(&error), "{error}");
 }
 
-#[test]
 fn sending_a_request_larger_than_the_ring_learns_that_the_server_was_killed() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -147,7 +143,6 @@ fn sending_a_request_larger_than_the_ring_learns_that_the_server_was_killed() {
     assert!(is_gone(&error), "{error}");
 }
 
-#[test]
 fn async_calls_and_streams_learn_that_the_server_was_killed() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -189,7 +184,6 @@ fn async_calls_and_streams_learn_that_the_server_was_killed() {
     });
 }
 
-#[test]
 fn an_idle_async_client_learns_of_it_with_its_next_call() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -207,7 +201,6 @@ fn an_idle_async_client_learns_of_it_with_its_next_call() {
     });
 }
 
-#[test]
 fn killed_clients_leave_nothing_at_the_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -237,7 +230,6 @@ fn killed_clients_leave_nothing_at_the_server() {
     );
 }
 
-#[test]
 fn connecting_and_leaving_leaks_no_descriptor_on_either_side() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -253,7 +245,6 @@ fn connecting_and_leaving_leaks_no_descriptor_on_either_side() {
     });
 }
 
-#[test]
 fn a_stopped_client_does_not_disturb_others() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -286,7 +277,6 @@ fn a_stopped_client_does_not_disturb_others() {
     });
 }
 
-#[test]
 fn a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -308,7 +298,6 @@ fn a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever() {
     assert_eq!(client.call_bytes("echo", b"on").unwrap(), b"on");
 }
 
-#[test]
 fn a_policy_that_panics_refuses_and_nothing_else() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("panicking policy", "")]);
@@ -318,3 +307,17 @@ fn a_policy_that_panics_refuses_and_nothing_else() {
         assert_eq!(code, nearwire::proto::handshake::RejectCode::Credentials);
     }
 }
+
+crate::over_both_transports!(
+    a_panicking_handler_costs_its_caller_one_error,
+    a_blocking_call_learns_that_the_server_was_killed,
+    a_pipeline_learns_that_the_server_was_killed,
+    sending_a_request_larger_than_the_ring_learns_that_the_server_was_killed,
+    async_calls_and_streams_learn_that_the_server_was_killed,
+    an_idle_async_client_learns_of_it_with_its_next_call,
+    killed_clients_leave_nothing_at_the_server,
+    connecting_and_leaving_leaks_no_descriptor_on_either_side,
+    a_stopped_client_does_not_disturb_others,
+    a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever,
+    a_policy_that_panics_refuses_and_nothing_else,
+);

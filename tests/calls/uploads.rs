@@ -10,7 +10,6 @@ use std::time::Duration;
 /// What a server grants each stream in advance, in items.
 const WINDOW: u64 = 64;
 
-#[test]
 fn a_stream_of_the_callers_gets_one_reply() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -29,7 +28,6 @@ fn a_stream_of_the_callers_gets_one_reply() {
     });
 }
 
-#[test]
 fn items_of_the_callers_may_be_larger_than_the_ring() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -50,7 +48,6 @@ fn items_of_the_callers_may_be_larger_than_the_ring() {
     });
 }
 
-#[test]
 fn a_handler_that_does_not_read_holds_the_caller_back() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -80,7 +77,6 @@ fn a_handler_that_does_not_read_holds_the_caller_back() {
     });
 }
 
-#[test]
 fn a_handler_may_answer_before_the_stream_has_ended() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -109,7 +105,6 @@ fn a_handler_may_answer_before_the_stream_has_ended() {
     });
 }
 
-#[test]
 fn a_stream_that_is_dropped_is_not_taken_for_one_that_ended() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -134,7 +129,6 @@ fn a_stream_that_is_dropped_is_not_taken_for_one_that_ended() {
     });
 }
 
-#[test]
 fn streams_go_both_ways_at_a_time() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -169,7 +163,6 @@ fn streams_go_both_ways_at_a_time() {
     });
 }
 
-#[test]
 fn a_deadline_ends_calls_with_streams() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -199,7 +192,6 @@ fn a_deadline_ends_calls_with_streams() {
     });
 }
 
-#[test]
 fn notifications_arrive_and_get_no_answer() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -232,7 +224,6 @@ fn notifications_arrive_and_get_no_answer() {
     });
 }
 
-#[test]
 fn a_method_called_in_the_wrong_way_is_named() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -249,3 +240,15 @@ fn a_method_called_in_the_wrong_way_is_named() {
         assert!(matches!(error, Error::WrongShape { .. }), "{error}");
     });
 }
+
+crate::over_both_transports!(
+    a_stream_of_the_callers_gets_one_reply,
+    items_of_the_callers_may_be_larger_than_the_ring,
+    a_handler_that_does_not_read_holds_the_caller_back,
+    a_handler_may_answer_before_the_stream_has_ended,
+    a_stream_that_is_dropped_is_not_taken_for_one_that_ended,
+    streams_go_both_ways_at_a_time,
+    a_deadline_ends_calls_with_streams,
+    notifications_arrive_and_get_no_answer,
+    a_method_called_in_the_wrong_way_is_named,
+);

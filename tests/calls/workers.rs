@@ -34,7 +34,6 @@ fn own_processors() -> Vec<usize> {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
 fn workers_are_pinned_where_they_say_they_are() {
     let cpus = own_processors();
     let last = cpus.last().unwrap().to_string();
@@ -65,7 +64,6 @@ fn workers_are_pinned_where_they_say_they_are() {
     );
 }
 
-#[test]
 fn a_handler_that_blocks_shows() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -81,7 +79,6 @@ fn a_handler_that_blocks_shows() {
     assert!(!said.contains("stalls: 0"), "{said}");
 }
 
-#[test]
 fn a_processor_that_is_not_this_processs_is_refused() {
     let place = Place::new();
     let server = Server::builder().pin(Pin::List(vec![0, 100_000]));
@@ -92,7 +89,6 @@ fn a_processor_that_is_not_this_processs_is_refused() {
     );
 }
 
-#[test]
 fn connections_are_spread_over_the_workers() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "3")]);
@@ -112,3 +108,10 @@ fn connections_are_spread_over_the_workers() {
     clients.extend((0..15).map(|_| connect()));
     eventually("ten each, for new ones go to the emptiest", || spread(10));
 }
+
+crate::over_both_transports!(
+    workers_are_pinned_where_they_say_they_are,
+    a_handler_that_blocks_shows,
+    a_processor_that_is_not_this_processs_is_refused,
+    connections_are_spread_over_the_workers,
+);

@@ -123,6 +123,7 @@ impl Client {
     /// Must be called inside the runtime that is to watch the connection.
     fn new(link: Link, spin: Spin) -> Result<Self> {
         let shared = link.shared.clone();
+        let spin = shared.spin(spin);
         // The driver spins by itself; the waiter is for sleeping only.
         let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;
         let core = Arc::new(Core {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::FEATURE_SOCKET_TRANSPORT;
+use super::client::check_descriptors;
 use super::envelope::{MessageKind, MessageReader};
 use super::error::HandshakeError;
-use super::message::{Accept, Hello, Method, Welcome, encode_ready};
+use super::message::{Accept, Hello, Method, Ready, Welcome};
 use super::negotiate::{Agreed, ServerPolicy, negotiate};
 use super::refusal::{Close, Reject, RejectCode};
 use crate::proto::mode::Mode;
@@ -20,7 +22,8 @@ pub enum ServerStep {
     /// Check the two descriptors that came along (the client's segment and doorbell), and send
     /// what [`ServerHandshake::ready`] returns; or [`ServerHandshake::reject`].
     Accepted {
-        /// Length of the client's segment in bytes: the one that was asked for.
+        /// Length of the client's segment in bytes: the one that was asked for; or 0, without
+        /// descriptors, if the frames go over the socket.
         segment_len: u64,
     },
 }
@@ -30,7 +33,7 @@ pub enum ServerStep {
 pub struct Offer {
     /// As [`Welcome::max_in_flight`].
     pub max_in_flight: u32,
-    /// As [`Welcome::server_segment_len`].
+    /// As [`Welcome::server_segment_len`]; 0 only if the agreed features allow it.
     pub server_segment_len: u64,
     /// As [`Welcome::client_segment_len`].
     pub client_segment_len: u64,
@@ -53,9 +56,12 @@ enum State {
     Greeted(Box<Agreed>),
     AwaitAccept {
         segment_len: u64,
+        may_use_socket: bool,
     },
     /// The caller's turn.
-    Accepted,
+    Accepted {
+        may_use_socket: bool,
+    },
     Done,
     Failed,
 }
@@ -100,7 +106,7 @@ impl ServerHandshake {
         let expected = match self.state {
             State::AwaitHello => MessageKind::Hello,
             State::AwaitAccept { .. } => MessageKind::Accept,
-            State::Greeted(_) | State::Accepted | State::Done | State::Failed => {
+            State::Greeted(_) | State::Accepted { .. } | State::Done | State::Failed => {
                 return Err(HandshakeError::Misuse {
                     call: "ServerHandshake::receive",
                 });
@@ -112,13 +118,20 @@ impl ServerHandshake {
         match (message.kind(), &self.state) {
             (MessageKind::Close, _) => Err(HandshakeError::Closed(Close::decode(message.body())?)),
             (MessageKind::Hello, State::AwaitHello) => self.greet(message.body()),
-            (MessageKind::Accept, State::AwaitAccept { segment_len }) => {
-                let expected = *segment_len;
+            (
+                MessageKind::Accept,
+                State::AwaitAccept {
+                    segment_len,
+                    may_use_socket,
+                },
+            ) => {
+                let (expected, may_use_socket) = (*segment_len, *may_use_socket);
                 let Accept { segment_len: got } = Accept::decode(message.body())?;
-                if got != expected {
+                if got != expected && !(got == 0 && may_use_socket) {
                     return Err(HandshakeError::SegmentLength { expected, got });
                 }
-                self.state = State::Accepted;
+                check_descriptors(&message, got)?;
+                self.state = State::Accepted { may_use_socket };
                 Ok(ServerStep::Accepted { segment_len: got })
             }
             (got, _) => Err(HandshakeError::OutOfOrder { expected, got }),
@@ -167,6 +180,7 @@ impl ServerHandshake {
         .encode()?;
         self.state = State::AwaitAccept {
             segment_len: offer.client_segment_len,
+            may_use_socket: agreed.features & FEATURE_SOCKET_TRANSPORT != 0,
         };
         Ok(bytes)
     }
@@ -176,13 +190,31 @@ impl ServerHandshake {
     /// # Errors
     /// [`HandshakeError::Misuse`] if no Accept was received.
     pub fn ready(&mut self) -> Result<Vec<u8>, HandshakeError> {
-        if self.state != State::Accepted {
+        let State::Accepted { .. } = self.state else {
             return Err(HandshakeError::Misuse {
                 call: "ServerHandshake::ready",
             });
+        };
+        self.state = State::Done;
+        Ok(Ready { over_socket: false }.encode())
+    }
+
+    /// As [`ready`](Self::ready), and turns to the socket because this side cannot use the client's
+    /// segment.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Misuse`] if no Accept was received, or the socket was not agreed on.
+    pub fn ready_over_socket(&mut self) -> Result<Vec<u8>, HandshakeError> {
+        let turns = State::Accepted {
+            may_use_socket: true,
+        };
+        if self.state != turns {
+            return Err(HandshakeError::Misuse {
+                call: "ServerHandshake::ready_over_socket",
+            });
         }
         self.state = State::Done;
-        Ok(encode_ready())
+        Ok(Ready { over_socket: true }.encode())
     }
 
     /// Gives the handshake up, at any point before Ready; returns what to send before closing the
