@@ -211,7 +211,6 @@ fn a_kill_ends_blocked_reads_and_writes() {
     assert_eq!(written.kind(), ErrorKind::ConnectionReset, "{written}");
 }
 
-#[tokio::test]
 async fn a_kill_ends_reads_and_writes_in_tokio() {
     let place = Place::new();
     let listener = place.listener().bind_bytes(&place.name()).unwrap();
@@ -235,7 +234,6 @@ fn writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe() {
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokio_copies_in_both_directions() {
     let place = Place::new();
     let listener = place.listener().bind_bytes(&place.name()).unwrap();
@@ -259,7 +257,6 @@ async fn tokio_copies_in_both_directions() {
 }
 
 /// On one thread, with reads and writes that end early.
-#[tokio::test]
 async fn dropped_reads_and_writes_lose_nothing() {
     let place = Place::new();
     let listener = place.listener().bind_bytes(&place.name()).unwrap();
@@ -301,5 +298,9 @@ crate::over_both_transports!(
     lines_arrive,
     what_was_written_before_a_kill_arrives_and_then_a_reset,
     a_kill_ends_blocked_reads_and_writes,
-    writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe,
+    writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe;
+    in_tokio:
+    a_kill_ends_reads_and_writes_in_tokio,
+    tokio_copies_in_both_directions,
+    dropped_reads_and_writes_lose_nothing,
 );

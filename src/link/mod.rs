@@ -276,7 +276,7 @@ impl Shared {
                 }
                 return;
             }
-            return self.sent(flushed);
+            return self.sent(pump, flushed);
         }
     }
 
@@ -293,18 +293,24 @@ impl Shared {
                     outward.is_with_flusher = flushed == Flushed::Blocked;
                     flushed
                 };
-                self.sent(flushed);
+                self.sent(pump, flushed);
                 flushed == Flushed::Blocked
             }
         }
     }
 
-    fn sent(self: &Arc<Self>, flushed: Flushed) {
+    fn sent(self: &Arc<Self>, pump: &Pump, flushed: Flushed) {
         match flushed {
             Flushed::All | Flushed::Blocked => {}
             Flushed::Said => self.control.shut_down(),
-            // What the peer had sent before it went comes first, and then the end.
-            Flushed::Gone => self.read_control(),
+            Flushed::Gone => {
+                // What the peer had sent before it went comes first, and then the end. While it
+                // lies unread, a full ring must not hold up who only sends.
+                self.read_control();
+                if self.closed().is_none() {
+                    pump.outward().discard(&self.bell);
+                }
+            }
         }
     }
 

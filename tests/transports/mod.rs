@@ -20,6 +20,15 @@ pub fn run(policy: TransportPolicy, body: fn()) {
     body();
 }
 
+/// Runs an async body, on a runtime with threads of its own.
+pub fn in_tokio(body: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(body);
+}
+
 /// What the body that runs on this thread is to take.
 pub fn current() -> TransportPolicy {
     CURRENT.get()
@@ -47,25 +56,33 @@ pub fn of_name(name: &str) -> TransportPolicy {
 /// Makes two tests of each body.
 #[macro_export]
 macro_rules! over_both_transports {
-    ($($(#[$attribute:meta])* $body:ident),* $(,)?) => {
+    ($($body:ident),* $(,)? $(; in_tokio: $($task:ident),* $(,)?)?) => {
         #[cfg(feature = "spsc_transport")]
         mod over_shared_memory {
-            $(
-                #[test]
-                $(#[$attribute])*
-                fn $body() {
-                    $crate::transports::run(nearwire::TransportPolicy::SharedMemoryOnly, super::$body);
-                }
-            )*
+            $crate::over_a_transport!(SharedMemoryOnly: $($body),* ; $($($task),*)?);
         }
         mod over_socket {
-            $(
-                #[test]
-                $(#[$attribute])*
-                fn $body() {
-                    $crate::transports::run(nearwire::TransportPolicy::SocketOnly, super::$body);
-                }
-            )*
+            $crate::over_a_transport!(SocketOnly: $($body),* ; $($($task),*)?);
         }
+    };
+}
+
+#[macro_export]
+macro_rules! over_a_transport {
+    ($policy:ident: $($body:ident),* ; $($task:ident),*) => {
+        $(
+            #[test]
+            fn $body() {
+                $crate::transports::run(nearwire::TransportPolicy::$policy, super::$body);
+            }
+        )*
+        $(
+            #[test]
+            fn $task() {
+                $crate::transports::run(nearwire::TransportPolicy::$policy, || {
+                    $crate::transports::in_tokio(super::$task());
+                });
+            }
+        )*
     };
 }

@@ -87,9 +87,6 @@ impl Outward {
                 return Flushed::Blocked;
             }
             if self.gone {
-                // Nobody waits for space in a ring that nobody empties.
-                while let Ok(Some(())) = self.consumer.pop(|_| ()) {}
-                self.release(bell);
                 return Flushed::Gone;
             }
             let mut batch = OUT.take();
@@ -106,6 +103,12 @@ impl Outward {
                 };
             }
         }
+    }
+
+    /// Lets go of everything that was published. Nobody waits for space then.
+    pub(in crate::link) fn discard(&mut self, bell: &Doorbell) {
+        while let Ok(Some(())) = self.consumer.pop(|_| ()) {}
+        self.release(bell);
     }
 
     /// Fills a batch. Returns whether there may be more.
