@@ -299,8 +299,9 @@ crate::over_both_transports!(
     what_was_written_before_a_kill_arrives_and_then_a_reset,
     a_kill_ends_blocked_reads_and_writes,
     writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe;
-    in_tokio:
+    on_one_thread:
     a_kill_ends_reads_and_writes_in_tokio,
+    dropped_reads_and_writes_lose_nothing;
+    on_threads:
     tokio_copies_in_both_directions,
-    dropped_reads_and_writes_lose_nothing,
 );

@@ -38,6 +38,10 @@ mod uploads;
 #[path = "calls/waiting.rs"]
 mod waiting;
 
+// By hand, over a socket.
+#[cfg(target_os = "linux")]
+#[path = "calls/wire.rs"]
+mod wire;
 #[path = "calls/workers.rs"]
 mod workers;
 
@@ -52,5 +56,7 @@ fn child_process() {
         ("many", clients::many),
         ("in flight", clients::in_flight),
         ("deadline", clients::deadline),
+        #[cfg(all(target_os = "linux", feature = "spsc_transport"))]
+        ("cramped", clients::cramped),
     ]);
 }

@@ -723,6 +723,9 @@ async fn dropped_futures_lose_and_tear_nothing() {
     assert!(matches!(error, Error::Closed { .. }), "{error}");
 }
 
+/// Over the socket nobody spins.
+#[cfg(feature = "spsc_transport")]
+#[tokio::test]
 async fn a_waiting_task_lets_others_run() {
     let place = Place::new();
     let listener = place.listener().spin(ALWAYS).bind(&place.name()).unwrap();
@@ -830,10 +833,10 @@ crate::over_both_transports!(
     two_threads_share_a_connection,
     a_listener_has_limits_and_says_so,
     a_listener_refuses_other_modes;
-    in_tokio:
+    on_one_thread:
     a_kill_ends_waits_in_tokio,
     tasks_that_always_sleep_miss_no_wakeup,
+    dropped_futures_lose_and_tear_nothing;
+    on_threads:
     tasks_echo_messages_of_all_sizes,
-    dropped_futures_lose_and_tear_nothing,
-    a_waiting_task_lets_others_run,
 );

@@ -53,6 +53,7 @@ pub(crate) enum Fences {
     /// Each side fences for itself.
     Symmetric,
     /// The sleeper fences for both.
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     Asymmetric,
 }
 
@@ -171,6 +172,7 @@ mod tests {
         assert!(!waking.is_due(&word));
     }
 
+    #[cfg(feature = "spsc_transport")]
     #[test]
     fn a_heavy_fence_is_had_where_the_system_offers_it() {
         let word = AtomicU64::new(0);

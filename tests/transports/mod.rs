@@ -20,8 +20,16 @@ pub fn run(policy: TransportPolicy, body: fn()) {
     body();
 }
 
+/// Runs an async body, on a runtime that has this thread only.
+pub fn on_one_thread(body: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(body);
+}
+
 /// Runs an async body, on a runtime with threads of its own.
-pub fn in_tokio(body: impl Future<Output = ()>) {
+pub fn on_threads(body: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -53,36 +61,37 @@ pub fn of_name(name: &str) -> TransportPolicy {
     }
 }
 
-/// Makes two tests of each body.
+/// Makes two tests of each body; async ones say which runtime they run on.
 #[macro_export]
 macro_rules! over_both_transports {
-    ($($body:ident),* $(,)? $(; in_tokio: $($task:ident),* $(,)?)?) => {
+    ($($body:ident),* $(,)? $(; $runtime:ident: $($task:ident),* $(,)?)*) => {
         #[cfg(feature = "spsc_transport")]
         mod over_shared_memory {
-            $crate::over_a_transport!(SharedMemoryOnly: $($body),* ; $($($task),*)?);
+            $crate::over_a_transport!(SharedMemoryOnly: $($body),* $(; $runtime: $($task),*)*);
         }
         mod over_socket {
-            $crate::over_a_transport!(SocketOnly: $($body),* ; $($($task),*)?);
+            $crate::over_a_transport!(SocketOnly: $($body),* $(; $runtime: $($task),*)*);
         }
     };
 }
 
+/// Makes a test of each body, over one transport.
 #[macro_export]
 macro_rules! over_a_transport {
-    ($policy:ident: $($body:ident),* ; $($task:ident),*) => {
+    ($policy:ident: $($body:ident),* $(; $runtime:ident: $($task:ident),*)*) => {
         $(
             #[test]
             fn $body() {
                 $crate::transports::run(nearwire::TransportPolicy::$policy, super::$body);
             }
         )*
-        $(
+        $($(
             #[test]
             fn $task() {
                 $crate::transports::run(nearwire::TransportPolicy::$policy, || {
-                    $crate::transports::in_tokio(super::$task());
+                    $crate::transports::$runtime(super::$task());
                 });
             }
-        )*
+        )*)*
     };
 }

@@ -9,9 +9,10 @@ use nearwire::{HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::arguments::{self, Transports};
 use crate::private::{self, PrivateServer};
 use crate::process::{Parent, raise_descriptor_limit};
-use crate::{arguments, services};
+use crate::services;
 
 /// The role of a server process that serves one command, see [`start_privately`].
 pub const PRIVATE_SERVER_ROLE: &str = "server";
@@ -53,6 +54,9 @@ pub struct Settings {
     /// Touch all pages of a ring when a client connects, so that no page fault comes later.
     #[arg(long)]
     pub pre_touch: bool,
+    /// What may carry the connections.
+    #[arg(long, value_enum, default_value_t = Transports::Any)]
+    pub transport: Transports,
     /// The largest ring that a client gets, per direction.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = arguments::bytes)]
     pub ring_max: usize,
@@ -70,6 +74,7 @@ impl Default for Settings {
             max_message: limits.max_message,
             huge_pages: Pages::Never,
             pre_touch: false,
+            transport: Transports::Any,
             ring_max: limits.max_ring,
         }
     }
@@ -158,6 +163,7 @@ impl Settings {
                 },
                 pre_touch: self.pre_touch,
             })
+            .transport(self.transport.into())
             .spin(spin(self.spin))
             .pin(match &self.pin {
                 Pinning::None => Pin::None,

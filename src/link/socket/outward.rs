@@ -29,6 +29,8 @@ pub(in crate::link) struct Outward {
     /// The connection's words: its space-parked says whether it sleeps until there is space.
     side: PeerWords,
     waking: Waking,
+    /// The released position that the side was last considered for waking at.
+    considered: u64,
     /// A batch that the socket did not take as a whole, and how much of it is sent.
     unsent: Vec<u8>,
     sent: usize,
@@ -60,6 +62,7 @@ impl Outward {
             parking,
             side,
             waking: Waking::new(Fences::Symmetric),
+            considered: 0,
             unsent: Vec::new(),
             sent: 0,
             last_word: LastWord::No,
@@ -149,7 +152,10 @@ impl Outward {
 
     /// Gives the space back.
     fn release(&mut self, bell: &Doorbell) {
-        if self.consumer.release() {
+        self.consumer.release();
+        // Taking records releases as well, per quarter of the ring.
+        if self.consumer.released() != self.considered {
+            self.considered = self.consumer.released();
             ring_if(self.waking.is_due(self.side.space_parked()), bell);
         }
     }

@@ -3,12 +3,14 @@
 
 mod control;
 mod directory;
+#[cfg(feature = "spsc_transport")]
 mod mapping;
 mod name;
 #[cfg(feature = "tokio")]
 mod reactor;
 
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
+#[cfg(feature = "spsc_transport")]
 pub(crate) use mapping::{Mapping, SegmentHandle};
 pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};
 #[cfg(feature = "tokio")]
