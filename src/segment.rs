@@ -30,7 +30,9 @@ use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+#[cfg(feature = "spsc_transport")]
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What a segment's bytes lie in.
 enum Pages {

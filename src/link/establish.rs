@@ -21,7 +21,9 @@ use crate::sys::{ControlSocket, Doorbell, Handle, Received};
 use crate::waiter::Fences;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+#[cfg(feature = "spsc_transport")]
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// The features that this build offers on this system, and those that it requires, if it may use
@@ -62,6 +64,7 @@ pub(crate) struct Wishes {
     pub(crate) max_message: u64,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
+    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
     pub(crate) memory: Memory,
     pub(crate) transports: TransportPolicy,
     pub(crate) label: String,
@@ -299,9 +302,9 @@ impl Talk<'_> {
 
 /// Memory that a server's connections map, both sides' segments together, against a limit.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
 pub(crate) struct MappedMemory {
     used: AtomicU64,
-    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
     limit: u64,
 }
 
@@ -315,6 +318,7 @@ impl MappedMemory {
     ///
     /// # Errors
     /// What is mapped already, if it would become too much.
+    #[cfg(feature = "spsc_transport")]
     fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reserved, u64> {
         let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
         self.used.fetch_update(Relaxed, Relaxed, add)?;
@@ -324,12 +328,14 @@ impl MappedMemory {
 }
 
 /// A connection's share of [`MappedMemory`].
+#[cfg(feature = "spsc_transport")]
 #[derive(Debug)]
 pub(crate) struct Reserved {
     memory: Arc<MappedMemory>,
     bytes: u64,
 }
 
+#[cfg(feature = "spsc_transport")]
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Relaxed);
@@ -373,8 +379,10 @@ pub(crate) struct Accepting {
     /// Descriptors received since the last message.
     handles: Vec<Handle>,
     /// The features agreed on.
+    #[cfg(feature = "spsc_transport")]
     features: u64,
     /// Whether the client's Accept came with a segment.
+    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
     brings_segment: bool,
     /// When the client has used up its time.
     pub(crate) deadline: Instant,
@@ -419,6 +427,7 @@ impl Accepting {
             unsent_handles: Vec::new(),
             offered: None,
             handles: Vec::new(),
+            #[cfg(feature = "spsc_transport")]
             features: 0,
             brings_segment: false,
         })
@@ -525,7 +534,10 @@ impl Accepting {
             agreed.ring_to_server as usize,
             agreed.ring_to_client as usize,
         );
-        self.features = agreed.features;
+        #[cfg(feature = "spsc_transport")]
+        {
+            self.features = agreed.features;
+        }
         let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
         #[cfg(feature = "spsc_transport")]
         let made = if agreed.socket_required {

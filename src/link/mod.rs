@@ -33,12 +33,12 @@ use crate::proto::handshake::{Close, CloseCode, MessageKind, MessageReader, Meth
 use crate::settings::{Spin, Transport};
 #[cfg(feature = "tokio")]
 use crate::sys::ReactorSleeper;
-use crate::sys::{self, ControlSocket, Doorbell, Received, Sleeper};
+use crate::sys::{self, ControlSocket, Doorbell, Sleeper};
 use crate::waiter::Fences;
 use socket::{Filled, Flushed, Pump};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a sender waits for room at a time before it looks whether the connection is over.
@@ -107,7 +107,7 @@ enum Carrier {
         /// Rung here, slept on by the peer.
         peer_bell: sys::PeerDoorbell,
         /// Cuts what the control socket still brings into messages.
-        reader: Mutex<MessageReader>,
+        reader: std::sync::Mutex<MessageReader>,
     },
     Socket(Pump),
 }
@@ -186,11 +186,12 @@ impl Shared {
     }
 
     #[cfg(feature = "spsc_transport")]
-    fn read_messages(&self, reader: &Mutex<MessageReader>) {
+    fn read_messages(&self, reader: &std::sync::Mutex<MessageReader>) {
         let mut reader = reader.lock().unwrap_or_else(|e| e.into_inner());
         let mut buffer = [0; 1024];
         let mut handles = Vec::new();
         let reason = loop {
+            use sys::Received;
             match self.control.receive(&mut buffer, &mut handles) {
                 Ok(Received::Nothing) => return,
                 Ok(Received::EndOfFile) => break CloseReason::PeerGone,

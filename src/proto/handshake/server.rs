@@ -127,10 +127,10 @@ impl ServerHandshake {
             ) => {
                 let (expected, may_use_socket) = (*segment_len, *may_use_socket);
                 let Accept { segment_len: got } = Accept::decode(message.body())?;
+                check_descriptors(&message, got)?;
                 if got != expected && !(got == 0 && may_use_socket) {
                     return Err(HandshakeError::SegmentLength { expected, got });
                 }
-                check_descriptors(&message, got)?;
                 self.state = State::Accepted { may_use_socket };
                 Ok(ServerStep::Accepted { segment_len: got })
             }
