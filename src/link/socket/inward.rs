@@ -104,6 +104,8 @@ impl Inward {
                 }
                 Err(violation) => return Filled::Violated(violation),
             }
+            // Until nothing is there, for nobody is told again of what is left; the end, too, may lie
+            // right behind what is taken here.
             let count = match socket.receive(buffer, &mut handles) {
                 Ok(Received::Nothing) => return Filled::Open,
                 Ok(Received::EndOfFile) => return Filled::Over(CloseReason::PeerGone),
@@ -125,11 +127,6 @@ impl Inward {
                 kept.extend_from_slice(bytes);
                 self.place_and_keep(&kept)
             };
-            // A Unix socket that gives less than it was asked for has no more, and more that comes
-            // is an arrival of its own. Pipes give chunk by chunk.
-            if cfg!(unix) && count < buffer.len() && matches!(placed, Ok(Placed::All)) {
-                return Filled::Open;
-            }
         }
     }
 
