@@ -296,13 +296,18 @@ impl Worker {
             let key = self.active[place];
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
-                Ok(false) => {
-                    if connection.is_over_socket() {
+                Ok(false) if connection.is_over_socket() => {
+                    let shared = &connection.link().shared;
+                    if shared.closed().is_some() {
+                        let error = shared.closed_error();
+                        self.remove(key, error);
+                    } else {
                         // Only those that had their turn move up.
                         self.active.remove(place);
                         self.parking.push(key);
                     }
                 }
+                Ok(false) => {}
                 Ok(true) => {
                     connection.last_busy = self.now;
                     busy += 1;
@@ -437,22 +442,15 @@ impl Worker {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let shared = connection.link().shared.clone();
+        let shared = &connection.link().shared;
         shared.read_control();
-        if shared.closed().is_none() {
-            if shared.is_over_socket() {
-                self.activate(key);
-            }
-            return;
+        if connection.is_over_socket() {
+            // What came has its turn, and behind it the end, if that came too.
+            self.activate(key);
+        } else if shared.closed().is_some() {
+            let error = shared.closed_error();
+            self.remove(key, error);
         }
-        if shared.is_over_socket() {
-            // What came before the end has its turn; it is no more than a ring and a read.
-            let Self {
-                connections, bench, ..
-            } = self;
-            while let Ok(true) = connections[key].turn(bench) {}
-        }
-        self.remove(key, shared.closed_error());
     }
 
     fn take_mail(&mut self, mail: Mail) {

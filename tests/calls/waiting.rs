@@ -41,6 +41,9 @@ fn idle_connections_cost_no_processor_time() {
     blocking.expect("done");
 }
 
+/// Over the socket each batch is a system call.
+#[cfg(feature = "spsc_transport")]
+#[test]
 fn nobody_is_woken_who_is_awake() {
     let place = Place::new();
     let server = place.start_ready("server", &[("spin", "always"), ("workers", "1")]);
@@ -187,7 +190,6 @@ fn an_async_client_that_never_spins_works() {
 
 crate::over_both_transports!(
     idle_connections_cost_no_processor_time,
-    nobody_is_woken_who_is_awake,
     a_sleeper_is_woken_once_per_sleep,
     no_wakeup_is_lost_between_sleepers,
     no_wakeup_is_lost_between_a_sleeper_and_a_spinner,
