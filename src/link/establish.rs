@@ -302,7 +302,7 @@ impl Talk<'_> {
 
 /// Memory that a server's connections map, both sides' segments together, against a limit.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
+#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
 pub(crate) struct MappedMemory {
     used: AtomicU64,
     limit: u64,
@@ -354,6 +354,7 @@ pub(crate) struct Grants {
     pub(crate) max_in_flight: usize,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
+    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
     pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,

@@ -59,7 +59,8 @@ mod memory;
 #[cfg(all(test, loom))]
 pub(crate) mod models;
 mod producer;
-#[cfg(all(test, not(loom)))]
+// Over real segments.
+#[cfg(all(test, not(loom), feature = "spsc_transport"))]
 mod tests;
 
 pub use consumer::{Consumer, RECORDS_PER_DRAIN, Ready, Record};
