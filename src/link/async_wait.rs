@@ -4,7 +4,7 @@ use super::{Shared, Waited, Wanted};
 use crate::error::{Error, Result, Small};
 use crate::settings::Spin;
 use crate::sys::{ReactorSleeper, Woken};
-use crate::waiter::{Slice, Spinner};
+use crate::waiter::{Looker, Slice, Spinner};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,6 +31,7 @@ const UNRELIABLE_SLEEP: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct AsyncWaiter {
     spinner: Spinner,
+    looker: Looker,
     shared: Arc<Shared>,
     runtime: Handle,
     /// Time spent looking in the wait that is under way.
@@ -67,6 +68,7 @@ impl AsyncWaiter {
         })?;
         Ok(Self {
             spinner: Spinner::new(shared.spin(spin)),
+            looker: Looker::new(),
             shared,
             runtime,
             looked: None,
@@ -103,12 +105,13 @@ impl AsyncWaiter {
             // Nothing more is consumed meanwhile, so the peer may as well know of the space.
             rx.release();
         }
-        match self.spinner.slice(&mut self.looked, || wanted.is_ready()) {
+        let (looker, looked) = (self.looker, &mut self.looked);
+        match self.spinner.slice(looker, looked, || wanted.is_ready()) {
             Slice::Ready => {
                 self.looked = None;
                 Poll::Ready(Ok(Waited::Ready))
             }
-            Slice::Again => {
+            Slice::Again | Slice::Shared => {
                 let_others_run(cx);
                 Poll::Pending
             }

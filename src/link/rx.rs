@@ -88,6 +88,12 @@ impl Rx {
         self.consumer.ready()
     }
 
+    /// See [`Consumer::watch`].
+    #[inline(always)]
+    pub(crate) fn watch(&self) -> Ready {
+        self.consumer.watch()
+    }
+
     /// Shows the peer how far the ring was consumed, and wakes it if it sleeps for space.
     #[inline(always)]
     pub(crate) fn release(&mut self) {

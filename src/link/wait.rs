@@ -34,7 +34,7 @@ impl Wanted<'_> {
     #[inline(always)]
     pub(super) fn is_ready(&mut self) -> bool {
         if let Some(rx) = &mut self.data
-            && rx.ready() != Ready::Empty
+            && rx.watch() != Ready::Empty
         {
             return true;
         }

@@ -36,10 +36,10 @@ mod models;
 #[cfg(not(loom))]
 mod spin;
 
-#[cfg(all(feature = "tokio", not(loom)))]
-pub(crate) use spin::Slice;
 #[cfg(not(loom))]
 pub(crate) use spin::Spinner;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub(crate) use spin::{Looker, Slice};
 
 #[cfg(loom)]
 use crate::sync::processors::heavy_fence;

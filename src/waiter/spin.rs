@@ -22,6 +22,35 @@ const SHORTEST: Duration = Duration::from_micros(2);
 #[cfg(feature = "tokio")]
 const SLICE: Duration = Duration::from_micros(5);
 
+/// What one look costs a task that shares its thread with others that look: what the runtime takes to
+/// come back to it, about.
+#[cfg(feature = "tokio")]
+const SHARED_LOOK: Duration = Duration::from_nanos(500);
+
+#[cfg(feature = "tokio")]
+thread_local! {
+    /// Who spun a slice on this thread last.
+    static LAST_LOOKER: std::cell::Cell<Looker> = const { std::cell::Cell::new(Looker(0)) };
+}
+
+/// Tells apart those that spin in slices on one thread.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Looker(u64);
+
+#[cfg(feature = "tokio")]
+impl Looker {
+    pub(crate) fn new() -> Self {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Whether nobody else has spun on this thread since this one did.
+    fn is_alone(self) -> bool {
+        LAST_LOOKER.replace(self) == self
+    }
+}
+
 /// How a slice of a spin ended.
 #[cfg(feature = "tokio")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +59,9 @@ pub(crate) enum Slice {
     Ready,
     /// Nothing yet; another slice may.
     Again,
+    /// Nothing at the one look that there was, because others on this thread wait as well; another
+    /// slice may.
+    Shared,
     /// Nothing, and no more slices.
     Over,
 }
@@ -119,9 +151,14 @@ impl Spinner {
 
     /// One slice of a spin, for a task that shares its thread with others. `spun` is the time spun
     /// so far in this wait, `None` at its start; what passes between the slices does not count.
+    ///
+    /// Where another `looker` has spun on this thread since, a slice is a single look: with hundreds
+    /// of connections on one thread each of them would otherwise keep all others waiting for the
+    /// length of a slice, their peers among them.
     #[cfg(feature = "tokio")]
     pub(crate) fn slice(
         &mut self,
+        looker: Looker,
         spun: &mut Option<Duration>,
         mut ready: impl FnMut() -> bool,
     ) -> Slice {
@@ -135,6 +172,18 @@ impl Spinner {
             }
             None => Duration::ZERO,
         };
+        if !looker.is_alone() {
+            if ready() {
+                self.paid();
+                return Slice::Ready;
+            }
+            if so_far + SHARED_LOOK >= self.limit {
+                self.missed();
+                return Slice::Over;
+            }
+            *spun = Some(so_far + SHARED_LOOK);
+            return Slice::Shared;
+        }
         let start = Instant::now();
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
@@ -227,22 +276,47 @@ mod tests {
     #[test]
     fn slices_come_to_an_end_and_find_what_is_there() {
         let mut spinner = Spinner::new(Spin::default());
+        let looker = Looker::new();
         let mut spun = None;
-        let mut slices = 1;
-        while spinner.slice(&mut spun, || false) == Slice::Again {
+        let mut slices = 0;
+        while spinner.slice(looker, &mut spun, || false) != Slice::Over {
             slices += 1;
         }
-        // At least one, at most as many as fit into the budget.
-        assert!(slices <= 10, "{slices} slices");
+        // At most as many as fit into the budget, and the first one, which does not know yet that it
+        // is alone.
+        assert!(slices <= 11, "{slices} slices");
         assert_eq!(spinner.record(), (0, 1));
-        assert_eq!(spinner.slice(&mut None, || true), Slice::Ready);
+        assert_eq!(spinner.slice(looker, &mut None, || true), Slice::Ready);
         let mut looks = 0;
         let look = || {
             looks += 1;
             false
         };
-        let never = Spinner::new(Spin::NEVER).slice(&mut None, look);
+        let never = Spinner::new(Spin::NEVER).slice(looker, &mut None, look);
         assert_eq!((never, looks), (Slice::Over, 1));
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn who_shares_a_thread_looks_once_and_not_for_ever() {
+        let mut spinners = [(); 2].map(|()| (Looker::new(), Spinner::new(Spin::default()), None));
+        let mut slices = 0;
+        let mut waiting = true;
+        while waiting {
+            slices += 1;
+            for (looker, spinner, spun) in &mut spinners {
+                let mut looks = 0;
+                let slice = spinner.slice(*looker, spun, || {
+                    looks += 1;
+                    false
+                });
+                assert!(matches!(slice, Slice::Shared | Slice::Over));
+                assert!(looks <= 2, "{looks} looks");
+                waiting = slice == Slice::Shared;
+            }
+            assert!(slices <= 100, "{slices} slices");
+        }
+        assert!(slices > 50, "only {slices} slices");
     }
 
     #[test]

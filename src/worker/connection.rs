@@ -134,6 +134,13 @@ impl Connection {
             || (!self.outbox.is_empty() && self.link.tx.is_ready(self.outbox.next_len()))
     }
 
+    /// As [`is_ready`](Self::is_ready), for a worker that looks at hardly anything else.
+    #[inline(always)]
+    pub(super) fn watch(&mut self) -> bool {
+        (self.link.rx.watch() != Ready::Empty && self.takes_requests())
+            || (!self.outbox.is_empty() && self.link.tx.is_ready(self.outbox.next_len()))
+    }
+
     /// Takes what is there, up to a turn's worth, and answers what can be answered at once.
     /// Returns whether there was anything.
     ///

@@ -6,8 +6,8 @@ use crate::support::{PATIENCE, Place, current_thread, pattern, within};
 use nearwire::{BlockingClient, ClientBuilder, Spin};
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "spsc_transport")]
 /// Spins for as long as any test takes, so that nobody ever sleeps.
+#[cfg(feature = "spsc_transport")]
 const ALWAYS: Spin = Spin {
     budget: Duration::from_secs(60),
     adaptive: false,

@@ -5,6 +5,7 @@ use super::{Core, SOLO_CALLS};
 use crate::client::Method;
 use crate::client::methods::check_shape;
 use crate::error::{CloseReason, Error, Result, Small};
+use crate::link::let_others_run;
 use crate::proto::frame::Header;
 use crate::proto::handshake::CallShape;
 use crate::waiter::Slice;
@@ -193,6 +194,8 @@ pub struct Call<'a> {
     place: Place<'a>,
     /// Let others run, to see whether they call as well.
     stepped_back: bool,
+    /// Time spent looking at the ring, in turns with others on this thread.
+    looked: Option<Duration>,
 }
 
 impl<'a> Call<'a> {
@@ -200,6 +203,7 @@ impl<'a> Call<'a> {
         Self {
             place: Place::new(core, request, CallShape::Unary),
             stepped_back: false,
+            looked: None,
         }
     }
 
@@ -243,8 +247,19 @@ impl<'a> Call<'a> {
             state.solo_left -= 1;
             state.stay_awake();
             Core::unlock(state);
-            if let Some(end) = self.look_for_a_while(core, key) {
-                return Poll::Ready(end);
+            match self.look_for_a_while(core, key) {
+                Looked::Found(end) => return Poll::Ready(end),
+                Looked::InTurns => {
+                    let_others_run(cx);
+                    let Poll::Ready(error) = self.place.poll_deadline(cx) else {
+                        return Poll::Pending;
+                    };
+                    let mut state = core.lock();
+                    self.place.leave(&mut state);
+                    Core::unlock(state);
+                    return Poll::Ready(Err(error));
+                }
+                Looked::InVain => {}
             }
             state = core.lock();
         } else if !std::mem::replace(&mut self.stepped_back, true) {
@@ -265,18 +280,37 @@ impl<'a> Call<'a> {
     }
 
     /// Looks at the ring in place, for a slice of the spin budget. The lock is free between looks.
-    fn look_for_a_while(&mut self, core: &Core, key: usize) -> Option<Small<Vec<u8>>> {
-        let mut spinner = core.solo.try_lock().ok()?;
+    fn look_for_a_while(&mut self, core: &Core, key: usize) -> Looked {
+        let Ok(mut spinner) = core.solo.try_lock() else {
+            return Looked::InVain;
+        };
         let mut end = None;
-        let slice = spinner.slice(&mut None, || {
+        let mut looked = self.looked;
+        let slice = spinner.slice(core.looker, &mut looked, || {
             let mut state = core.lock();
             end = self.look(&mut state, key);
             Core::unlock(state);
             end.is_some()
         });
-        debug_assert_eq!(slice == Slice::Ready, end.is_some());
-        end
+        match (end, slice) {
+            (Some(end), _) => Looked::Found(end),
+            (None, Slice::Shared) => {
+                self.looked = looked;
+                Looked::InTurns
+            }
+            (None, _) => Looked::InVain,
+        }
     }
+}
+
+/// What came of a call's looking at the ring.
+enum Looked {
+    /// The call's end.
+    Found(Small<Vec<u8>>),
+    /// Nothing yet. Others on this thread wait too, and the budget is not used up.
+    InTurns,
+    /// Nothing; the driver is to take over.
+    InVain,
 }
 
 impl Future for Call<'_> {

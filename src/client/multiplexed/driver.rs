@@ -82,10 +82,10 @@ impl Future for Driver {
                 Core::unlock(state);
                 match this
                     .spinner
-                    .slice(&mut this.looked, || core.lock().has_news())
+                    .slice(core.looker, &mut this.looked, || core.lock().has_news())
                 {
                     Slice::Ready => continue,
-                    Slice::Again => {
+                    Slice::Again | Slice::Shared => {
                         let_others_run(cx);
                         return Poll::Pending;
                     }

@@ -9,7 +9,8 @@
 //! A call that is alone on its connection does not wait for the driver: it looks at the ring
 //! itself, for a few microseconds, and mostly has its reply before another task would have run.
 //! Whether a call is alone it finds out by letting other tasks run once; as long as that is so,
-//! only every [`SOLO_CALLS`]th call asks again.
+//! only every [`SOLO_CALLS`]th call asks again. Where other connections' calls wait on the same
+//! thread, it looks once and lets them run, again and again, until the spin budget is used up.
 //!
 //! # Invariant: a pending call is looked after
 //! Whoever leaves a call pending has woken the driver, or will be polled again at once. The driver
@@ -36,7 +37,7 @@ use crate::info::ConnectionInfo;
 use crate::link::{AsyncWaiter, Link, Shared};
 use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
-use crate::waiter::Spinner;
+use crate::waiter::{Looker, Spinner};
 use call::Request;
 use items::StreamCall;
 use state::State;
@@ -77,6 +78,8 @@ struct Core {
     state: Mutex<State>,
     /// Used by a call that looks at the ring in place; at most one does.
     solo: Mutex<Spinner>,
+    /// This connection, among those whose rings are looked at on a thread.
+    looker: Looker,
 }
 
 impl Core {
@@ -130,6 +133,7 @@ impl Client {
             shared,
             state: Mutex::new(State::new(link, waiter)),
             solo: Mutex::new(Spinner::new(spin)),
+            looker: Looker::new(),
         });
         tokio::spawn(driver::Driver::new(&core, spin));
         Ok(Self { core })

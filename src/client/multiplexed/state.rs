@@ -157,7 +157,7 @@ impl State {
     /// Whether [`receive`](Self::receive) would find something.
     #[inline(always)]
     pub(super) fn has_news(&mut self) -> bool {
-        self.link.rx.ready() != Ready::Empty
+        self.link.rx.watch() != Ready::Empty
             || (!self.outbox.is_empty() && self.link.tx.is_ready(self.outbox.next_len()))
     }
 

@@ -130,6 +130,8 @@ impl Consumer {
             if header != 0 {
                 return header;
             }
+            // The record's second line, so that both come at once.
+            self.data.prefetch_to_read(self.taking.head + 64);
             std::hint::spin_loop();
         }
     }
