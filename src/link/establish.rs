@@ -229,7 +229,7 @@ impl Parts {
         terms.ring_in = terms.ring_in.min(MAX_SOCKET_RING as usize);
         terms.fences = Fences::Symmetric;
         let (pump, ends) = Pump::new(terms.ring_out, terms.ring_in, received);
-        let shared = self.into_shared(Carrier::Socket(pump), false);
+        let shared = self.into_shared(Carrier::Socket(Box::new(pump)), false);
         let (tx, rx) = ends.into_halves(&shared);
         // Nobody is told of what came already.
         shared.read_control();

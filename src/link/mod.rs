@@ -109,7 +109,7 @@ enum Carrier {
         /// Cuts what the control socket still brings into messages.
         reader: std::sync::Mutex<MessageReader>,
     },
-    Socket(Pump),
+    Socket(Box<Pump>),
 }
 
 impl Shared {

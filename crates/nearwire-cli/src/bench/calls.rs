@@ -18,8 +18,8 @@ pub struct CallOptions {
     #[command(flatten)]
     pub options: Options,
     /// What to call over.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Transport::Nearwire, Transport::Unix])]
-    transport: Vec<Transport>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Over::Nearwire, Over::Unix])]
+    transport: Vec<Over>,
     /// Bytes of a request, and of its reply; several with commas in between.
     #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = arguments::bytes,
           default_value = "64,1KiB,64KiB")]
@@ -40,7 +40,16 @@ pub struct CallOptions {
 pub enum Transport {
     /// Shared memory.
     Nearwire,
-    /// Nearwire over its socket.
+    /// A plain Unix stream socket.
+    Unix,
+}
+
+/// What calls go over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Over {
+    /// Nearwire, by shared memory.
+    Nearwire,
+    /// Nearwire, by its socket.
     Socket,
     /// A plain Unix stream socket.
     Unix,
@@ -49,7 +58,7 @@ pub enum Transport {
 /// A way in which Nearwire carries calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
-    transport: Transport,
+    over: Over,
     policy: TransportPolicy,
     /// What its contenders' names end with.
     pub suffix: &'static str,
@@ -58,12 +67,12 @@ pub struct Way {
 /// All of them.
 pub const WAYS: [Way; 2] = [
     Way {
-        transport: Transport::Nearwire,
+        over: Over::Nearwire,
         policy: TransportPolicy::SharedMemoryOnly,
         suffix: "",
     },
     Way {
-        transport: Transport::Socket,
+        over: Over::Socket,
         policy: TransportPolicy::SocketOnly,
         suffix: " over its socket",
     },
@@ -93,18 +102,18 @@ impl CallOptions {
 
     /// The ways in which Nearwire is to carry calls.
     pub fn ways(&self) -> Vec<Way> {
-        let wanted = |way: &Way| self.transport.contains(&way.transport);
+        let wanted = |way: &Way| self.transport.contains(&way.over);
         WAYS.into_iter().filter(wanted).collect()
     }
 
     /// Whether to call over a Unix socket.
     pub fn unix(&self) -> bool {
-        self.transport.contains(&Transport::Unix)
+        self.transport.contains(&Over::Unix)
     }
 
     /// Whether waiting sides of Nearwire spin. Over the socket they never do.
     pub fn spins(&self, way: Way) -> bool {
-        self.spin != Some(0) && way.transport == Transport::Nearwire
+        self.spin != Some(0) && way.over == Over::Nearwire
     }
 
     /// Settings of a client of these options.
