@@ -64,7 +64,7 @@ mod producer;
 mod tests;
 
 pub use consumer::{Consumer, RECORDS_PER_DRAIN, Ready, Record};
-#[cfg(test)]
+#[cfg(all(test, any(loom, feature = "spsc_transport")))]
 pub(crate) use memory::heap::HeapSegment;
 pub use memory::{Cursors, InPlace, Sink, Source};
 pub use producer::{Producer, Reservation};
