@@ -64,7 +64,7 @@ pub(crate) struct Wishes {
     pub(crate) max_message: u64,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
-    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) memory: Memory,
     pub(crate) transports: TransportPolicy,
     pub(crate) label: String,
@@ -347,14 +347,14 @@ impl Drop for Reserved {
 pub(crate) struct Grants {
     pub(crate) policy: Arc<ServerPolicy>,
     pub(crate) peers: PeerPolicy,
-    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) memory: Memory,
     /// The largest message that the server takes, in bytes.
     pub(crate) max_message: u64,
     pub(crate) max_in_flight: usize,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
-    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
@@ -383,7 +383,7 @@ pub(crate) struct Accepting {
     #[cfg(feature = "spsc_transport")]
     features: u64,
     /// Whether the client's Accept came with a segment.
-    #[cfg_attr(not(feature = "spsc_transport"), expect(dead_code))]
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     brings_segment: bool,
     /// When the client has used up its time.
     pub(crate) deadline: Instant,
