@@ -18,8 +18,8 @@ mod directories;
 mod drain;
 #[path = "calls/faults.rs"]
 mod faults;
-// They speak over a socket by hand.
-#[cfg(unix)]
+// They speak over a socket by hand, as clients and servers that share memory.
+#[cfg(all(unix, feature = "spsc_transport"))]
 #[path = "calls/handshakes.rs"]
 mod handshakes;
 #[path = "calls/limits.rs"]
