@@ -237,7 +237,7 @@ mod tests {
         };
         let error = observer().receive(&reject.encode(), 0).unwrap_err();
         assert_eq!(error, HandshakeError::Rejected(reject));
-        let ready = super::super::encode_ready();
+        let ready = super::super::Ready { over_socket: false }.encode();
         let error = observer().receive(&ready, 0).unwrap_err();
         assert!(
             matches!(error, HandshakeError::OutOfOrder { .. }),
