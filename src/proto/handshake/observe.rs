@@ -2,6 +2,7 @@
 //! else is said. The socket stays open, so that its end tells that the server is gone.
 
 use super::bytes::{BodyReader, BodyWriter};
+use super::client::check_descriptors;
 use super::envelope::{MessageKind, MessageReader};
 use super::error::HandshakeError;
 use super::message::VersionRange;
@@ -128,6 +129,7 @@ impl ObserverHandshake {
             MessageKind::Counters => {
                 let counters = Counters::decode(message.body())?;
                 self.check(&counters)?;
+                check_descriptors(&message, counters.segment_len)?;
                 Ok(Some(counters))
             }
             got => Err(HandshakeError::OutOfOrder {
