@@ -110,7 +110,7 @@ impl Raw {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
         }
         let at = rest.windows(8).position(|bytes| bytes == b"NEARWIRE");
-        let at = at.expect("a last word");
+        let at = at.unwrap_or_else(|| panic!("no last word in {rest:?}"));
         Close::decode(&rest[at + ENVELOPE_LEN..]).unwrap()
     }
 }
@@ -215,7 +215,9 @@ fn descriptors_are_closed_and_end_the_connection() {
     let request = client.request("echo_into", 1, b"with a descriptor");
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [client.socket.as_fd()];
+    // Not the connection's own: a socket that a peer sent is shut down before it is closed.
+    let (sent, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let descriptors = [sent.as_fd()];
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
     let bytes = [std::io::IoSlice::new(&request)];
     let flags = SendFlags::empty();
