@@ -1,7 +1,11 @@
 //! What a connection is really made of.
 
 use crate::error::Identity;
-use crate::link::{FEATURE_ASYMMETRIC_FENCES, FEATURE_TRACE_CONTEXT, Shared};
+use crate::link::Shared;
+use crate::proto::handshake::{
+    FEATURE_ASYMMETRIC_FENCES, FEATURE_SOCKET_TRANSPORT, FEATURE_TRACE_CONTEXT,
+};
+use crate::settings::Transport;
 use crate::waiter::Fences;
 
 /// The names of the feature bits of a connection, for people. A bit that this version does not know is
@@ -15,6 +19,7 @@ pub fn feature_names(features: u64) -> Vec<String> {
     let name = |bit: u32| match 1 << bit {
         FEATURE_ASYMMETRIC_FENCES => "asymmetric fences".to_owned(),
         FEATURE_TRACE_CONTEXT => "trace context".to_owned(),
+        FEATURE_SOCKET_TRANSPORT => "socket transport".to_owned(),
         _ => format!("bit {bit}"),
     };
     bits.map(name).collect()
@@ -30,6 +35,8 @@ pub struct ConnectionInfo {
     pub peer: Identity,
     /// What the peer calls itself.
     pub peer_label: String,
+    /// What carries the frames.
+    pub transport: Transport,
     /// Capacity of the ring that this side fills, in bytes.
     pub ring_out: usize,
     /// Capacity of the ring that the peer fills, in bytes.
@@ -53,6 +60,7 @@ impl ConnectionInfo {
             id: terms.connection_id,
             peer: shared.peer,
             peer_label: terms.peer_label.clone(),
+            transport: shared.transport(),
             ring_out: terms.ring_out,
             ring_in: terms.ring_in,
             max_message_out: terms.max_message_out,

@@ -23,6 +23,7 @@
 //!
 //! # Features
 //! - `tokio` (default): the async client, async handlers and streams, `AsyncRead`/`AsyncWrite`.
+//! - `spsc_transport` (default): rings in shared memory. Without it everything goes over the socket.
 //! - `serde` (default): typed calls, encoded as postcard.
 //! - `bb8`: a connection manager for those who pool with bb8.
 //! - `prometheus`: a server's metrics in a Prometheus registry.
@@ -116,7 +117,7 @@ mod surface {
     pub use crate::server::{CallContext, Limits, Pin, Server, ServerBuilder, WorkerInfo};
     #[cfg(all(feature = "serde", feature = "tokio"))]
     pub use crate::server::{ItemReceiver, ItemSender};
-    pub use crate::settings::{HugePages, Memory, PeerPolicy, Spin};
+    pub use crate::settings::{HugePages, Memory, PeerPolicy, Spin, Transport, TransportPolicy};
     #[cfg(windows)]
     pub use crate::sid::Sid;
     #[cfg(feature = "tokio")]

@@ -41,9 +41,10 @@ impl Observer {
     /// # Errors
     /// [`Error::NoServer`](crate::Error::NoServer) if nobody serves there;
     /// [`Error::Handshake`](crate::Error::Handshake) if the server refuses, for example because it
-    /// serves messages or byte streams, which have no counters page;
+    /// serves messages or byte streams, which have no counters page, or has no shared memory;
     /// [`Error::Credentials`](crate::Error::Credentials) if it belongs to somebody else;
-    /// [`Error::Counters`](crate::Error::Counters) if its page is that of another version.
+    /// [`Error::Counters`](crate::Error::Counters) if its page is that of another version, or
+    /// this program was built without the feature `spsc_transport`.
     pub fn connect(name: &str) -> Result<Self> {
         Self::connect_with(name, &PeerPolicy::same_user(), Duration::from_secs(5))
     }

@@ -10,50 +10,122 @@
 //! - [`PeerData`] never hands out a reference to bytes, because another process may be changing
 //!   them. It copies, through instructions that the compiler knows nothing about ([`copy`]).
 //! - [`LocalWords`] and [`PeerWords`] give atomics; all cross-process ordering goes through them.
+//!
+//! A connection over the socket has *private* segments, words on this process's heap of which both
+//! ends are here ([`private`]): one end is the connection's, the other is the pump's that moves
+//! records between ring and socket (`link::socket`). The types above hold for them as they are.
 
 mod copy;
 mod page;
 
 pub(crate) use page::{Block, OwnPage, PageView};
 
-use crate::layout;
+use crate::layout::{self, WORD};
 use crate::ring::{Cursors, InPlace, Sink, Source};
-use crate::settings::Memory;
-use crate::sys::{self, Mapping, SegmentHandle};
-use crate::{error::SegmentRefused, layout::WORD};
+#[cfg(feature = "spsc_transport")]
+use crate::{
+    error::SegmentRefused,
+    settings::Memory,
+    sys::{self, Mapping, SegmentHandle},
+};
+use std::fmt;
+#[cfg(feature = "spsc_transport")]
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+#[cfg(feature = "spsc_transport")]
+use std::sync::atomic::Ordering::Relaxed;
 
-/// A mapping that is known to hold a whole segment for a ring of `capacity` bytes.
+/// What a segment's bytes lie in.
+enum Pages {
+    #[cfg(feature = "spsc_transport")]
+    Mapped(Mapping),
+    Private(PrivateWords),
+}
+
+/// Words on the heap that are reached through pointers alone, like those of a mapping.
+struct PrivateWords(NonNull<[u64]>);
+
+// SAFETY: an address range that stays valid until the drop, in every thread; the type itself gives
+// no access to the words.
+unsafe impl Send for PrivateWords {}
+// SAFETY: as above.
+unsafe impl Sync for PrivateWords {}
+
+impl PrivateWords {
+    /// So many words, all zero. What is not touched is not resident where the allocator gets its
+    /// memory fresh from the system.
+    fn new(count: usize) -> Self {
+        let words: Box<[u64]> = vec![0; count].into();
+        Self(NonNull::from(Box::leak(words)))
+    }
+}
+
+impl Drop for PrivateWords {
+    fn drop(&mut self) {
+        // SAFETY: `new` leaked exactly this box and only this takes it back; whoever took the
+        // address holds these words alive (`Base` keeps them in an Arc).
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// Memory that is known to hold a whole segment for a ring of `capacity` bytes.
 #[derive(Debug, Clone)]
 struct Base {
-    /// Copy of `mapping`'s first byte: one step less on the way to a word.
+    /// Copy of the memory's first byte: one step less on the way to a word.
     base: NonNull<u8>,
     /// Bytes in the ring, a power of two.
     capacity: usize,
-    /// Keeps the pages mapped.
-    _mapping: Arc<Mapping>,
+    /// Keeps it.
+    _pages: Arc<Pages>,
 }
 
-// SAFETY: `base` points into `mapping`, which is Send and Sync and lives as long. Through `&Base`
+// SAFETY: `base` points into `pages`, which is Send and Sync and lives as long. Through `&Base`
 // only atomics are reached, and a `LocalData`'s bytes only through `&mut`.
 unsafe impl Send for Base {}
 // SAFETY: as above.
 unsafe impl Sync for Base {}
 
+impl Pages {
+    fn base(&self) -> NonNull<u8> {
+        match self {
+            #[cfg(feature = "spsc_transport")]
+            Pages::Mapped(mapping) => mapping.base(),
+            Pages::Private(words) => words.0.cast(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            #[cfg(feature = "spsc_transport")]
+            Pages::Mapped(mapping) => mapping.len(),
+            Pages::Private(words) => words.0.len() * WORD,
+        }
+    }
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            #[cfg(feature = "spsc_transport")]
+            Pages::Mapped(mapping) => mapping.fmt(f),
+            Pages::Private(words) => write!(f, "Private({} words)", words.0.len()),
+        }
+    }
+}
+
 impl Base {
-    fn new(mapping: Arc<Mapping>, capacity: usize) -> Self {
+    fn new(pages: Pages, capacity: usize) -> Self {
         assert!(capacity.is_power_of_two() && capacity >= 4 * WORD);
         assert!(
-            layout::DATA_AT + capacity <= mapping.len(),
-            "the mapping is too short"
+            layout::DATA_AT + capacity <= pages.len(),
+            "the memory is too short"
         );
         Self {
-            base: mapping.base(),
+            base: pages.base(),
             capacity,
-            _mapping: mapping,
+            _pages: Arc::new(pages),
         }
     }
 
@@ -62,7 +134,7 @@ impl Base {
     fn control_word(&self, at: usize) -> &AtomicU64 {
         assert!(at + WORD <= layout::DATA_AT && at.is_multiple_of(WORD));
         // SAFETY: inside the mapping (`new`: it is longer than DATA_AT) and aligned (a mapping
-        // starts at a page). Everything that any process does to this word is atomic, and an
+        // starts at a page, private memory is made of such words). Everything that any process does to this word is atomic, and an
         // AtomicU64 may be formed over memory that is mapped read-only as long as it is only
         // loaded: the types below store into the creator's mapping only.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
@@ -86,12 +158,25 @@ impl Base {
             offset <= self.capacity && len <= self.capacity - offset,
             "outside the ring"
         );
-        // SAFETY: `DATA_AT + offset <= DATA_AT + capacity <= mapping.len()` (`new`).
+        // SAFETY: `DATA_AT + offset <= DATA_AT + capacity <= pages.len()` (`new`).
         unsafe { self.base.add(layout::DATA_AT + offset) }
     }
 }
 
+/// A private segment for a ring of `capacity` bytes: its creator's end and its receiver's.
+pub(crate) fn private(capacity: usize) -> (LocalWords, LocalData, PeerWords, PeerData) {
+    let words = PrivateWords::new((layout::DATA_AT + capacity) / WORD);
+    let base = Base::new(Pages::Private(words), capacity);
+    (
+        LocalWords(base.clone()),
+        LocalData(base.clone()),
+        PeerWords(base.clone()),
+        PeerData(base),
+    )
+}
+
 /// The segment that this side created: what it is made of, before and while it is used.
+#[cfg(feature = "spsc_transport")]
 #[derive(Debug)]
 pub(crate) struct LocalSegment {
     words: LocalWords,
@@ -99,6 +184,7 @@ pub(crate) struct LocalSegment {
     huge_pages: bool,
 }
 
+#[cfg(feature = "spsc_transport")]
 impl LocalSegment {
     /// Creates a segment for a ring of `capacity` bytes. The handle is for the peer, which can
     /// only read through it.
@@ -106,7 +192,7 @@ impl LocalSegment {
         let len = layout::segment_len(capacity, sys::page_size());
         let (handle, mapping) = sys::create_segment(len, memory)?;
         let huge_pages = mapping.huge_pages();
-        let base = Base::new(Arc::new(mapping), capacity);
+        let base = Base::new(Pages::Mapped(mapping), capacity);
         base.control_word(layout::MAGIC_AT)
             .store(layout::MAGIC, Relaxed);
         base.control_word(layout::LAYOUT_HASH_AT)
@@ -136,12 +222,13 @@ impl LocalSegment {
 ///
 /// # Errors
 /// What is wrong with it; nothing was mapped then, or it was unmapped again.
+#[cfg(feature = "spsc_transport")]
 pub(crate) fn open_peer(
     handle: SegmentHandle,
     capacity: usize,
 ) -> Result<(PeerWords, PeerData), SegmentRefused> {
     let len = layout::segment_len(capacity, sys::page_size());
-    let base = Base::new(Arc::new(sys::open_segment(handle, len)?), capacity);
+    let base = Base::new(Pages::Mapped(sys::open_segment(handle, len)?), capacity);
     let magic = base.control_word(layout::MAGIC_AT).load(Relaxed);
     let hash = base.control_word(layout::LAYOUT_HASH_AT).load(Relaxed);
     if magic != layout::MAGIC || hash != layout::LAYOUT_HASH {
@@ -270,7 +357,7 @@ impl Source for PeerData {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), feature = "spsc_transport"))]
 mod tests {
     use super::*;
 

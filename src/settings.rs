@@ -32,6 +32,52 @@ pub struct Memory {
     pub pre_touch: bool,
 }
 
+/// What carries a connection's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Rings in memory that both processes have mapped.
+    SharedMemory,
+    /// The control socket (on Windows the named pipe): every batch is copied through the kernel.
+    Socket,
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::SharedMemory => "shared memory",
+            Transport::Socket => "socket",
+        })
+    }
+}
+
+/// Which transports a side takes. The two sides of a connection must have one in common, else the
+/// server refuses and says so. A server and a client may choose independently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum TransportPolicy {
+    /// Shared memory; the socket where the other side takes nothing else, or where the system
+    /// refuses the memory on either side (no mapping, no descriptor, a limit). Why is logged as a
+    /// warning.
+    #[default]
+    PreferSharedMemory,
+    /// Shared memory or no connection. Without the cargo feature `spsc_transport`: no connection.
+    SharedMemoryOnly,
+    /// The socket alone. What the other side sends never lies in memory that it can change later.
+    SocketOnly,
+}
+
+impl TransportPolicy {
+    /// What this build can do of it.
+    pub(crate) fn offers_shared_memory(self) -> bool {
+        cfg!(feature = "spsc_transport") && self != Self::SocketOnly
+    }
+
+    pub(crate) fn offers_socket(self) -> bool {
+        self != Self::SharedMemoryOnly
+    }
+}
+
 /// How long a waiting side looks at the ring before it sleeps in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spin {

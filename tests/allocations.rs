@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod support;
+mod transports;
 
 use nearwire::{BlockingClient, ClientBuilder, Server, Spin};
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -3,8 +3,9 @@
 #![cfg(feature = "tokio")]
 
 mod peer;
+mod transports;
 
-use nearwire::{AsyncByteStream, ByteListener, ByteStream, ClientBuilder, Spin};
+use nearwire::{AsyncByteStream, ByteStream, ClientBuilder, Spin};
 use peer::{PATIENCE, Peer, Place, kill_self, pattern, soon_after};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -69,7 +70,8 @@ fn peer_process() {
 
 /// A listener's end of a stream to the other process.
 fn accepted(place: &Place, role: &str, spin: Spin) -> (Peer, ByteStream) {
-    let listener = ByteListener::builder()
+    let listener = place
+        .listener()
         .spin(spin)
         .bind_bytes(&place.name())
         .unwrap();
@@ -121,22 +123,18 @@ fn through(role: &str, spin: Spin, longest_piece: usize) {
     peer.join();
 }
 
-#[test]
 fn bytes_come_back_as_they_were() {
     through("echo", Spin::default(), 100_000);
 }
 
-#[test]
 fn bytes_come_back_as_they_were_when_everybody_sleeps() {
     through("echo", Spin::NEVER, 1 << 20);
 }
 
-#[test]
 fn bytes_come_back_as_they_were_through_small_rings() {
     through("echo over the smallest rings", Spin::default(), 3000);
 }
 
-#[test]
 fn single_bytes_are_visible_one_by_one() {
     let place = Place::new();
     let (peer, mut stream) = accepted(&place, "a byte at a time", Spin::default());
@@ -148,7 +146,6 @@ fn single_bytes_are_visible_one_by_one() {
     peer.join();
 }
 
-#[test]
 fn a_write_is_visible_without_a_flush() {
     let place = Place::new();
     let (_peer, mut stream) = accepted(&place, "echo", Spin::default());
@@ -166,7 +163,6 @@ fn a_write_is_visible_without_a_flush() {
     assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
 }
 
-#[test]
 fn lines_arrive() {
     let place = Place::new();
     let (peer, stream) = accepted(&place, "lines", Spin::default());
@@ -180,7 +176,6 @@ fn lines_arrive() {
     peer.join();
 }
 
-#[test]
 fn what_was_written_before_a_kill_arrives_and_then_a_reset() {
     let place = Place::new();
     let (mut peer, mut stream) = accepted(&place, "write and die", Spin::default());
@@ -203,7 +198,6 @@ fn kill_soon(mut peer: Peer) -> std::thread::JoinHandle<Instant> {
     })
 }
 
-#[test]
 fn a_kill_ends_blocked_reads_and_writes() {
     let place = Place::new();
     let (peer, stream) = accepted(&place, "do nothing", Spin::default());
@@ -217,10 +211,9 @@ fn a_kill_ends_blocked_reads_and_writes() {
     assert_eq!(written.kind(), ErrorKind::ConnectionReset, "{written}");
 }
 
-#[tokio::test]
 async fn a_kill_ends_reads_and_writes_in_tokio() {
     let place = Place::new();
-    let listener = ByteListener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind_bytes(&place.name()).unwrap();
     let peer = place.start("do nothing");
     let (mut reader, mut writer) = listener.accept_async().await.unwrap().split();
     let killer = kill_soon(peer);
@@ -231,10 +224,9 @@ async fn a_kill_ends_reads_and_writes_in_tokio() {
     assert_eq!(written.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
-#[test]
 fn writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe() {
     let place = Place::new();
-    let listener = ByteListener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind_bytes(&place.name()).unwrap();
     let mut client = ByteStream::connect(&place.name()).unwrap();
     drop(listener.accept().unwrap());
     let error = client.write_all(&pattern(1, LONG)).unwrap_err();
@@ -242,10 +234,9 @@ fn writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe() {
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokio_copies_in_both_directions() {
     let place = Place::new();
-    let listener = ByteListener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind_bytes(&place.name()).unwrap();
     let peer = place.start("echo in Tokio");
     let (mut reader, mut writer) = listener.accept_async().await.unwrap().split();
     let sent = pattern(2, LONG);
@@ -266,10 +257,9 @@ async fn tokio_copies_in_both_directions() {
 }
 
 /// On one thread, with reads and writes that end early.
-#[tokio::test]
 async fn dropped_reads_and_writes_lose_nothing() {
     let place = Place::new();
-    let listener = ByteListener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind_bytes(&place.name()).unwrap();
     let mut client = AsyncByteStream::connect(&place.name()).await.unwrap();
     let mut server = listener.accept_async().await.unwrap();
     let short = Duration::from_micros(500);
@@ -298,3 +288,20 @@ async fn dropped_reads_and_writes_lose_nothing() {
     assert!(received == expected);
     writing.await.unwrap();
 }
+
+crate::over_both_transports!(
+    bytes_come_back_as_they_were,
+    bytes_come_back_as_they_were_when_everybody_sleeps,
+    bytes_come_back_as_they_were_through_small_rings,
+    single_bytes_are_visible_one_by_one,
+    a_write_is_visible_without_a_flush,
+    lines_arrive,
+    what_was_written_before_a_kill_arrives_and_then_a_reset,
+    a_kill_ends_blocked_reads_and_writes,
+    writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe;
+    on_one_thread:
+    a_kill_ends_reads_and_writes_in_tokio,
+    dropped_reads_and_writes_lose_nothing;
+    on_threads:
+    tokio_copies_in_both_directions,
+);

@@ -2,6 +2,8 @@
 
 #![cfg(all(feature = "tokio", feature = "serde"))]
 
+mod transports;
+
 #[path = "calls/cancellation.rs"]
 mod cancellation;
 #[path = "calls/clients.rs"]
@@ -16,12 +18,14 @@ mod directories;
 mod drain;
 #[path = "calls/faults.rs"]
 mod faults;
-// They speak over a socket by hand.
-#[cfg(unix)]
+// They speak over a socket by hand, as clients and servers that share memory.
+#[cfg(all(unix, feature = "spsc_transport"))]
 #[path = "calls/handshakes.rs"]
 mod handshakes;
 #[path = "calls/limits.rs"]
 mod limits;
+// They are read in shared memory.
+#[cfg(feature = "spsc_transport")]
 #[path = "calls/metrics.rs"]
 mod metrics;
 #[path = "calls/permissions.rs"]
@@ -40,6 +44,10 @@ mod uploads;
 #[path = "calls/waiting.rs"]
 mod waiting;
 
+// By hand, over a socket.
+#[cfg(target_os = "linux")]
+#[path = "calls/wire.rs"]
+mod wire;
 #[path = "calls/workers.rs"]
 mod workers;
 
@@ -55,5 +63,7 @@ fn child_process() {
         ("many", clients::many),
         ("in flight", clients::in_flight),
         ("deadline", clients::deadline),
+        #[cfg(all(target_os = "linux", feature = "spsc_transport"))]
+        ("cramped", clients::cramped),
     ]);
 }

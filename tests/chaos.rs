@@ -30,6 +30,7 @@ mod memory;
 #[path = "chaos/server.rs"]
 mod server;
 mod support;
+mod transports;
 
 /// Plays a role in a process that another test started.
 #[test]

@@ -4,7 +4,12 @@
 //! `NEARWIRE_HOSTILE_OPERATIONS` sets how many words the storms write altogether (default:
 //! 20 million).
 
-#![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
+#![cfg(all(
+    target_os = "linux",
+    feature = "spsc_transport",
+    feature = "tokio",
+    feature = "serde"
+))]
 
 #[path = "hostile/bystander.rs"]
 mod bystander;
@@ -23,6 +28,7 @@ mod servers;
 #[path = "hostile/storm.rs"]
 mod storm;
 mod support;
+mod transports;
 #[path = "hostile/violations.rs"]
 mod violations;
 

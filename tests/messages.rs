@@ -3,11 +3,12 @@
 #![cfg(feature = "tokio")]
 
 mod peer;
+mod transports;
 
 use nearwire::stream::{Receiver, Sender};
 use nearwire::{
-    AsyncConnection, ClientBuilder, CloseReason, Connection, Error, Limits, Listener, Received,
-    Spin,
+    AsyncConnection, ClientBuilder, CloseReason, Connection, Error, Limits, Received, Spin,
+    Transport,
 };
 use peer::{PATIENCE, Peer, Place, eventually, kill_self, pattern, soon_after};
 use std::time::{Duration, Instant};
@@ -99,7 +100,7 @@ fn peer_process() {
             });
         }
         "listen and do nothing" => {
-            let listener = Listener::bind(&name).unwrap();
+            let listener = peer::listener().bind(&name).unwrap();
             let _connection = listener.accept().unwrap();
             std::thread::sleep(PATIENCE);
         }
@@ -155,7 +156,7 @@ fn echo_in_tokio(settings: &ClientBuilder, name: &str) {
 
 /// A listener's end of a connection to the other process.
 fn accepted(place: &Place, role: &str, spin: Spin) -> (Peer, Connection) {
-    let listener = Listener::builder().spin(spin).bind(&place.name()).unwrap();
+    let listener = place.listener().spin(spin).bind(&place.name()).unwrap();
     let peer = place.start(role);
     let connection = listener
         .accept_timeout(PATIENCE)
@@ -177,7 +178,6 @@ fn peer_gone<T: std::fmt::Debug>(result: nearwire::Result<T>) {
     assert!(gone, "{error}");
 }
 
-#[test]
 fn messages_of_all_sizes_come_back_as_they_were() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo", Spin::default());
@@ -197,7 +197,6 @@ fn messages_of_all_sizes_come_back_as_they_were() {
     peer.join();
 }
 
-#[test]
 fn messages_far_larger_than_the_ring_come_back_as_they_were() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo over the smallest rings", Spin::default());
@@ -227,7 +226,6 @@ fn batched_len(n: u64) -> usize {
     }
 }
 
-#[test]
 fn batches_keep_the_order() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "batches", Spin::default());
@@ -253,10 +251,10 @@ fn batches_keep_the_order() {
     peer.join();
 }
 
-#[test]
 fn a_message_above_the_limit_is_refused_before_anything_is_sent() {
     let place = Place::new();
-    let listener = Listener::builder()
+    let listener = place
+        .listener()
         .limits(Limits {
             max_message: 100_000,
             ..Limits::default()
@@ -293,10 +291,25 @@ fn a_message_above_the_limit_is_refused_before_anything_is_sent() {
     sending.join().unwrap();
 }
 
+#[cfg(feature = "spsc_transport")]
 #[test]
-fn try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty() {
+fn try_send_says_when_the_shared_ring_is_full_and_try_recv_when_it_is_empty() {
+    transports::run(nearwire::TransportPolicy::SharedMemoryOnly, || {
+        try_until_full_and_empty(60..66);
+    });
+}
+
+/// Both sides' rings, what each pump has at hand, and the kernel's buffer.
+#[test]
+fn try_send_says_when_the_socket_is_full_and_try_recv_when_it_is_empty() {
+    transports::run(nearwire::TransportPolicy::SocketOnly, || {
+        try_until_full_and_empty(60..600);
+    });
+}
+
+fn try_until_full_and_empty(fits: std::ops::Range<u32>) {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let mut client = Connection::connect(&place.name()).unwrap();
     let mut server = listener.accept().unwrap();
     let message = pattern(3, 1000);
@@ -304,10 +317,15 @@ fn try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty() {
     while client.try_send(&message).unwrap() {
         sent += 1;
     }
-    assert!((60..66).contains(&sent), "{sent} messages in 64 KiB");
+    assert!(fits.contains(&sent), "{sent} messages fit");
     let mut received = Vec::new();
     for _ in 0..sent {
-        assert_eq!(server.try_recv(&mut received).unwrap(), Received::Message);
+        // Over the socket the last ones are on their way when there is room for them.
+        let next = match client.transport() {
+            Transport::Socket => server.recv_timeout(&mut received, PATIENCE),
+            _ => server.try_recv(&mut received),
+        };
+        assert_eq!(next.unwrap(), Received::Message);
         assert_eq!(received, message);
     }
     let waited = server.recv_timeout(&mut received, Duration::from_millis(1));
@@ -318,7 +336,6 @@ fn try_send_says_when_the_ring_is_full_and_try_recv_when_it_is_empty() {
     assert_eq!(server.try_recv(&mut received).unwrap(), Received::Finished);
 }
 
-#[test]
 fn what_was_sent_before_a_kill_arrives_and_then_the_error() {
     for spin in [Spin::default(), Spin::NEVER] {
         let place = Place::new();
@@ -335,7 +352,6 @@ fn what_was_sent_before_a_kill_arrives_and_then_the_error() {
     }
 }
 
-#[test]
 fn a_kill_is_noticed_by_a_poller() {
     let place = Place::new();
     let (mut peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -360,7 +376,6 @@ fn kill_soon(mut peer: Peer) -> std::thread::JoinHandle<Instant> {
     })
 }
 
-#[test]
 fn a_kill_ends_a_blocked_recv() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -372,7 +387,6 @@ fn a_kill_ends_a_blocked_recv() {
     assert!(connection.wait_stats().sleeps > 0);
 }
 
-#[test]
 fn a_kill_ends_a_blocked_send() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -387,7 +401,6 @@ fn a_kill_ends_a_blocked_send() {
     peer_gone(sent);
 }
 
-#[test]
 fn a_kill_ends_a_send_of_a_message_larger_than_the_ring() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "do nothing", Spin::default());
@@ -397,7 +410,6 @@ fn a_kill_ends_a_send_of_a_message_larger_than_the_ring() {
     peer_gone(sent);
 }
 
-#[test]
 fn a_kill_of_the_listening_process_is_noticed_too() {
     let place = Place::new();
     let peer = place.start("listen and do nothing");
@@ -408,7 +420,6 @@ fn a_kill_of_the_listening_process_is_noticed_too() {
     peer_gone(received);
 }
 
-#[test]
 fn a_kill_wakes_both_halves() {
     let place = Place::new();
     let (peer, connection) = accepted(&place, "do nothing", Spin::default());
@@ -425,10 +436,9 @@ fn a_kill_wakes_both_halves() {
     soon_after(killer.join().unwrap(), "both halves");
 }
 
-#[tokio::test]
 async fn a_kill_ends_waits_in_tokio() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let peer = place.start("do nothing");
     let (mut sender, mut receiver) = listener.accept_async().await.unwrap().split();
     let killer = kill_soon(peer);
@@ -448,7 +458,6 @@ async fn a_kill_ends_waits_in_tokio() {
     peer_gone(sent);
 }
 
-#[test]
 fn each_direction_ends_by_itself() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "finish, then count", Spin::default());
@@ -470,10 +479,9 @@ fn each_direction_ends_by_itself() {
     assert!(matches!(error, Error::Closed { .. }), "{error}");
 }
 
-#[test]
 fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let mut client = Connection::connect(&place.name()).unwrap();
     drop(listener.accept().unwrap());
     let message = pattern(1, 1000);
@@ -493,6 +501,8 @@ fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
     assert!(!client.recv(&mut Vec::new()).unwrap());
 }
 
+/// Over the socket each message is a system call.
+#[cfg(feature = "spsc_transport")]
 #[test]
 fn nobody_is_woken_who_is_awake() {
     let place = Place::new();
@@ -510,7 +520,6 @@ fn nobody_is_woken_who_is_awake() {
     peer.join();
 }
 
-#[test]
 fn a_sleeper_is_woken_once_for_each_sleep() {
     let place = Place::new();
     let (peer, mut connection) = accepted(&place, "echo, sleeping", Spin::NEVER);
@@ -529,11 +538,10 @@ fn a_sleeper_is_woken_once_for_each_sleep() {
     peer.join();
 }
 
-#[test]
 fn an_idle_connection_costs_nothing() {
     for role in ["receive for ever", "receive for ever in Tokio"] {
         let place = Place::new();
-        let listener = Listener::bind(&place.name()).unwrap();
+        let listener = place.listener().bind(&place.name()).unwrap();
         let peer = place.start(role);
         let _connection = listener
             .accept_timeout(PATIENCE)
@@ -562,7 +570,6 @@ fn an_idle_connection_costs_nothing() {
 }
 
 /// Both halves asleep much of the time, on one doorbell.
-#[test]
 fn two_threads_share_a_connection() {
     const COUNT: u64 = 10_000;
     for (role, spin) in [
@@ -589,11 +596,11 @@ fn two_threads_share_a_connection() {
     }
 }
 
-#[tokio::test]
 async fn tasks_that_always_sleep_miss_no_wakeup() {
     const COUNT: u64 = 5_000;
     let place = Place::new();
-    let listener = Listener::builder()
+    let listener = place
+        .listener()
         .spin(Spin::NEVER)
         .bind(&place.name())
         .unwrap();
@@ -617,10 +624,9 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
     tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_echo_messages_of_all_sizes() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let peer = place.start("echo in Tokio");
     let mut connection = listener.accept_async().await.unwrap();
     let mut answer = Vec::new();
@@ -659,10 +665,9 @@ async fn tasks_echo_messages_of_all_sizes() {
 }
 
 /// On one thread: waiting must let the timers, and the other end, run.
-#[tokio::test]
 async fn dropped_futures_lose_and_tear_nothing() {
     let place = Place::new();
-    let listener = Listener::bind(&place.name()).unwrap();
+    let listener = place.listener().bind(&place.name()).unwrap();
     let client = AsyncConnection::connect(&place.name()).await.unwrap();
     let server = listener.accept_async().await.unwrap();
     let (mut sender, _client_receiver) = client.split();
@@ -718,13 +723,12 @@ async fn dropped_futures_lose_and_tear_nothing() {
     assert!(matches!(error, Error::Closed { .. }), "{error}");
 }
 
+/// Over the socket nobody spins.
+#[cfg(feature = "spsc_transport")]
 #[tokio::test]
 async fn a_waiting_task_lets_others_run() {
     let place = Place::new();
-    let listener = Listener::builder()
-        .spin(ALWAYS)
-        .bind(&place.name())
-        .unwrap();
+    let listener = place.listener().spin(ALWAYS).bind(&place.name()).unwrap();
     let mut client = ClientBuilder::new()
         .spin(ALWAYS)
         .connect_messages(&place.name())
@@ -756,10 +760,10 @@ async fn a_waiting_task_lets_others_run() {
     assert_eq!(stats, 0);
 }
 
-#[test]
 fn a_listener_has_limits_and_says_so() {
     let place = Place::new();
-    let listener = Listener::builder()
+    let listener = place
+        .listener()
         .limits(Limits {
             max_connections: 3,
             ..Limits::default()
@@ -801,12 +805,38 @@ fn a_listener_has_limits_and_says_so() {
     assert!(matches!(connect(), Err(Error::NoServer { .. })));
 }
 
-#[test]
 fn a_listener_refuses_other_modes() {
     let place = Place::new();
-    let _listener = Listener::bind(&place.name()).unwrap();
+    let _listener = place.listener().bind(&place.name()).unwrap();
     let error = nearwire::ByteStream::connect(&place.name()).unwrap_err();
     assert!(matches!(error, Error::Handshake(_)), "{error}");
     let error = nearwire::BlockingClient::connect(&place.name()).unwrap_err();
     assert!(matches!(error, Error::Handshake(_)), "{error}");
 }
+
+crate::over_both_transports!(
+    messages_of_all_sizes_come_back_as_they_were,
+    messages_far_larger_than_the_ring_come_back_as_they_were,
+    batches_keep_the_order,
+    a_message_above_the_limit_is_refused_before_anything_is_sent,
+    what_was_sent_before_a_kill_arrives_and_then_the_error,
+    a_kill_is_noticed_by_a_poller,
+    a_kill_ends_a_blocked_recv,
+    a_kill_ends_a_blocked_send,
+    a_kill_ends_a_send_of_a_message_larger_than_the_ring,
+    a_kill_of_the_listening_process_is_noticed_too,
+    a_kill_wakes_both_halves,
+    each_direction_ends_by_itself,
+    sending_to_a_peer_that_dropped_the_connection_fails_in_the_end,
+    a_sleeper_is_woken_once_for_each_sleep,
+    an_idle_connection_costs_nothing,
+    two_threads_share_a_connection,
+    a_listener_has_limits_and_says_so,
+    a_listener_refuses_other_modes;
+    on_one_thread:
+    a_kill_ends_waits_in_tokio,
+    tasks_that_always_sleep_miss_no_wakeup,
+    dropped_futures_lose_and_tear_nothing;
+    on_threads:
+    tasks_echo_messages_of_all_sizes,
+);

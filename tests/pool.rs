@@ -24,6 +24,7 @@ mod server;
 #[path = "pool/streams.rs"]
 mod streams;
 mod support;
+mod transports;
 
 /// Plays a role in a process that another test started.
 #[test]

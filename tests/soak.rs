@@ -13,6 +13,7 @@ mod samples;
 #[path = "soak/server.rs"]
 mod server;
 mod support;
+mod transports;
 
 use samples::Samples;
 use std::collections::BTreeMap;

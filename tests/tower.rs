@@ -3,6 +3,7 @@
 #![cfg(all(target_os = "linux", feature = "tower"))]
 
 mod support;
+mod transports;
 
 use nearwire::service::Request;
 use nearwire::{Client, Code, Error, Pool, Server, Status};

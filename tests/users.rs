@@ -5,6 +5,7 @@
 #![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
 
 mod support;
+mod transports;
 
 use nearwire::{BlockingClient, ClientBuilder, Error, PeerPolicy, Server};
 use std::fs::{self, DirBuilder, Permissions};

@@ -18,12 +18,12 @@ pub use pipeline::{CallId, Pipeline};
 
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::link::{Link, Wishes, connect, supported_features};
+use crate::link::{Link, Wishes, connect};
 use crate::metrics::DEFAULT_SAMPLING;
 use crate::name::Place;
 use crate::proto::handshake::fitting_label;
 use crate::proto::mode::Mode;
-use crate::settings::{Memory, PeerPolicy, Spin};
+use crate::settings::{Memory, PeerPolicy, Spin, TransportPolicy};
 use std::time::Duration;
 
 /// Credits that a client grants each stream in advance: 64 items or 4 MiB.
@@ -45,6 +45,7 @@ pub struct ClientBuilder {
     ring: usize,
     max_message: usize,
     memory: Memory,
+    transports: TransportPolicy,
     pub(crate) spin: Spin,
     timeout: Duration,
     peers: PeerPolicy,
@@ -65,6 +66,7 @@ impl ClientBuilder {
             ring: layout::DEFAULT_CAPACITY,
             max_message: 64 << 20,
             memory: Memory::default(),
+            transports: TransportPolicy::default(),
             spin: Spin::default(),
             timeout: Duration::from_secs(5),
             peers: PeerPolicy::default(),
@@ -95,7 +97,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how long a waiting call spins before it sleeps.
+    /// Sets what may carry the connection. Default: shared memory, and the socket where there is
+    /// none.
+    #[must_use]
+    pub fn transport(mut self, policy: TransportPolicy) -> Self {
+        self.transports = policy;
+        self
+    }
+
+    /// Sets how long a waiting call spins before it sleeps. Over the socket nothing spins.
     #[must_use]
     pub fn spin(mut self, spin: Spin) -> Self {
         self.spin = spin;
@@ -163,12 +173,13 @@ impl ClientBuilder {
         self.check()?;
         let wishes = Wishes {
             mode,
-            features: supported_features(),
+            withheld: 0,
             ring_to_server: self.ring,
             ring_to_client: self.ring,
             max_message: self.max_message as u64,
             stream_credits: STREAM_CREDITS,
             memory: self.memory,
+            transports: self.transports,
             label: self.label.clone(),
             timeout: self.timeout,
             policy: self.peers.clone(),

@@ -207,9 +207,13 @@ impl<'a> Pipeline<'a> {
         let link = &mut self.client.link;
         link.rx.release();
         self.looks_in_vain = self.looks_in_vain.wrapping_add(1);
-        if self.looks_in_vain.is_multiple_of(LOOKS_PER_CONTROL) {
-            // A server that was killed ends no ring.
+        let over_socket = link.shared.is_over_socket();
+        if over_socket || self.looks_in_vain.is_multiple_of(LOOKS_PER_CONTROL) {
+            // A server that was killed ends no ring; over the socket nothing comes without a look.
             link.shared.read_control();
+            if link.rx.ready() == Ready::Data {
+                return Ok(true);
+            }
         }
         // In this order: what the server published before it was gone is delivered first.
         let gone = link.shared.closed().is_some();

@@ -67,7 +67,7 @@ impl AsyncWaiter {
             Error::io("find a Tokio runtime to sleep in")(io::Error::other(error))
         })?;
         Ok(Self {
-            spinner: Spinner::new(spin),
+            spinner: Spinner::new(shared.spin(spin)),
             looker: Looker::new(),
             shared,
             runtime,
@@ -231,8 +231,7 @@ impl AsyncWaiter {
             Some(sleeper) => sleeper,
             empty => {
                 let _runtime = self.runtime.enter();
-                let shared = &self.shared;
-                empty.insert(ReactorSleeper::new(shared.bell(), shared.control())?)
+                empty.insert(self.shared.reactor_sleeper()?)
             }
         };
         sleeper.poll_sleep(cx)

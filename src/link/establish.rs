@@ -3,45 +3,62 @@
 //! The rules are in `proto::handshake`, which sees no socket; what happens here is the sockets,
 //! the segments and the time.
 
-use super::{Link, Rx, Shared, Terms, Tx};
+#[cfg(feature = "spsc_transport")]
+mod memory;
+
+use super::socket::Pump;
+use super::{Carrier, Link, Shared, Terms};
 use crate::error::{Error, Identity, Result, Violation};
 use crate::layout;
 use crate::name::Place;
 use crate::proto::handshake::{
-    ClientHandshake, ClientLimits, ClientStep, HandshakeError, Hello, Method, Offer, RejectCode,
+    ClientHandshake, ClientLimits, ClientStep, FEATURE_ASYMMETRIC_FENCES, FEATURE_SOCKET_TRANSPORT,
+    FEATURE_TRACE_CONTEXT, HandshakeError, Hello, MAX_SOCKET_RING, Method, Offer, RejectCode,
     ServerHandshake, ServerPolicy, ServerStep, VERSIONS,
 };
 use crate::proto::mode::Mode;
-use crate::segment::{LocalSegment, open_peer};
-use crate::settings::{Memory, PeerPolicy};
-use crate::sys::{self, ControlSocket, Doorbell, Handle, PeerDoorbell, Received, SegmentHandle};
+use crate::settings::{Memory, PeerPolicy, TransportPolicy};
+use crate::sys::{ControlSocket, Doorbell, Handle, Received};
 use crate::waiter::Fences;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+#[cfg(feature = "spsc_transport")]
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Feature bit: this process can take part in asymmetric fences (see `waiter`).
-pub(crate) const FEATURE_ASYMMETRIC_FENCES: u64 = 1;
-
-/// Feature bit: requests may carry a trace context.
-pub(crate) const FEATURE_TRACE_CONTEXT: u64 = 2;
-
-/// What this build can do on this system.
-pub(crate) fn supported_features() -> u64 {
-    let fences = match sys::register_for_heavy_fences() {
-        true => FEATURE_ASYMMETRIC_FENCES,
-        false => 0,
-    };
-    fences | FEATURE_TRACE_CONTEXT
+/// The features that this build offers on this system, and those that it requires, if it may use
+/// these transports.
+///
+/// # Errors
+/// [`Error::Setting`] if it can use none of them.
+pub(crate) fn features(transports: TransportPolicy) -> Result<(u64, u64)> {
+    let (mut offered, mut required) = (FEATURE_TRACE_CONTEXT, 0);
+    #[cfg(feature = "spsc_transport")]
+    if crate::sys::register_for_heavy_fences() {
+        offered |= FEATURE_ASYMMETRIC_FENCES;
+    }
+    if transports.offers_socket() {
+        offered |= FEATURE_SOCKET_TRANSPORT;
+    }
+    if !transports.offers_shared_memory() {
+        required |= FEATURE_SOCKET_TRANSPORT;
+    }
+    if required & !offered != 0 {
+        return Err(Error::Setting {
+            setting: "transport",
+            rule: "one that this build has: it was built without the feature spsc_transport",
+        });
+    }
+    Ok((offered, required))
 }
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Wishes {
     pub(crate) mode: Mode,
-    /// The feature bits that it offers.
-    pub(crate) features: u64,
+    /// Feature bits that it does not offer, though it could.
+    pub(crate) withheld: u64,
     /// Capacity of the ring towards the server, in bytes.
     pub(crate) ring_to_server: usize,
     /// Capacity of the ring towards the client, in bytes.
@@ -50,7 +67,9 @@ pub(crate) struct Wishes {
     pub(crate) max_message: u64,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) memory: Memory,
+    pub(crate) transports: TransportPolicy,
     pub(crate) label: String,
     pub(crate) timeout: Duration,
     pub(crate) policy: PeerPolicy,
@@ -59,14 +78,15 @@ pub(crate) struct Wishes {
 /// Connects to a server. Blocks for the wishes' timeout at most.
 pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let deadline = Instant::now() + wishes.timeout;
+    let (features_offered, features_required) = features(wishes.transports)?;
     let socket = ControlSocket::connect(&place.path, deadline)?;
     let peer = socket.peer().map_err(Error::io("ask who the server is"))?;
     check(&wishes.policy, peer)?;
     let hello = Hello {
         versions: VERSIONS,
         mode: wishes.mode,
-        features_offered: wishes.features,
-        features_required: 0,
+        features_offered: features_offered & !wishes.withheld,
+        features_required,
         layout_hash: layout::LAYOUT_HASH,
         ring_to_server: wishes.ring_to_server as u32,
         ring_to_client: wishes.ring_to_client as u32,
@@ -75,10 +95,9 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         stream_credits: wishes.stream_credits,
         label: wishes.label.clone(),
     };
-    let page = sys::page_size();
     let limits = ClientLimits {
         max_ring: layout::MAX_CAPACITY as u32,
-        max_segment_len: layout::segment_len(layout::MAX_CAPACITY, page) as u64,
+        max_segment_len: layout::segment_len(layout::MAX_CAPACITY, LARGEST_PAGE) as u64,
     };
     let mut handshake = ClientHandshake::new(hello, limits)?;
     let mut talk = Talk {
@@ -87,11 +106,10 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     };
     talk.send(handshake.hello(), &[])?;
 
-    let (welcome, server_segment, server_bell) = loop {
+    let (welcome, handles) = loop {
         let (step, handles) = talk.receive(&mut handshake)?;
         if let ClientStep::Welcome(welcome) = step {
-            let (segment, bell) = two(handles)?;
-            break (welcome, segment, bell);
+            break (welcome, handles);
         }
     };
     let (to_server, to_client) = (
@@ -102,16 +120,35 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         let text = format!("the server granted rings of {to_server} and {to_client} bytes");
         return Err(Error::Protocol(Violation::Control(text)));
     }
-    let (peer_words, peer_data) = open_peer(SegmentHandle::from(server_segment), to_client)?;
-    let (segment, handle) = LocalSegment::create(to_server, &wishes.memory)
-        .map_err(Error::io("create a segment of shared memory"))?;
     let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
-    let bell_handle = bell.handle().map_err(Error::io("share a doorbell"))?;
-    let accept = handshake.accept(welcome.client_segment_len)?;
+    #[cfg(feature = "spsc_transport")]
+    let shared = if handshake.is_over_socket() {
+        None
+    } else {
+        let made = memory::of_client(handles, &bell, to_server, to_client, &wishes.memory);
+        memory::or_socket(made, welcome.features)?
+    };
     // Kept until the server says that it has them.
-    let handles = [Handle::from(handle), bell_handle];
-    talk.send(&accept, &handles.each_ref())?;
+    #[cfg(feature = "spsc_transport")]
+    let (mut shared, handles) = shared.unzip();
+    #[cfg(feature = "spsc_transport")]
+    let (segment_len, handles) = match &handles {
+        Some(handles) => (welcome.client_segment_len, handles.each_ref().to_vec()),
+        None => (0, Vec::new()),
+    };
+    #[cfg(not(feature = "spsc_transport"))]
+    let (segment_len, handles) = {
+        // The handshake lets a server that offers segments no further.
+        drop(handles);
+        (0, Vec::new())
+    };
+    let accept = handshake.accept(segment_len)?;
+    talk.send(&accept, &handles)?;
     while talk.receive(&mut handshake)?.0 != ClientStep::Ready {}
+    #[cfg(feature = "spsc_transport")]
+    if handshake.is_over_socket() && shared.take().is_some() {
+        tracing::warn!("the server has no use of shared memory: the socket takes its place");
+    }
 
     let terms = Terms {
         features: welcome.features,
@@ -130,23 +167,29 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let parts = Parts {
         socket,
         bell,
-        segment,
         peer,
         terms,
         name: Some(place.path.clone()),
+        #[cfg(feature = "spsc_transport")]
         reserved: None,
     };
-    let peer_bell =
-        PeerDoorbell::open(server_bell).map_err(Error::io("use the peer's doorbell"))?;
-    Ok(parts.into_link(peer_bell, peer_words, peer_data, handshake.into_reader()))
+    #[cfg(feature = "spsc_transport")]
+    if let Some(shared) = shared {
+        return Ok(shared.into_link(parts, handshake.into_reader()));
+    }
+    Ok(parts.into_link_over_socket(handshake.into_reader().into_rest()))
 }
 
+/// No system's pages are larger, huge ones excepted.
+const LARGEST_PAGE: usize = 64 << 10;
+
 fn fences(features: u64) -> Fences {
+    #[cfg(feature = "spsc_transport")]
     if features & FEATURE_ASYMMETRIC_FENCES != 0 {
-        Fences::Asymmetric
-    } else {
-        Fences::Symmetric
+        return Fences::Asymmetric;
     }
+    let _ = features;
+    Fences::Symmetric
 }
 
 pub(super) fn check(policy: &PeerPolicy, peer: Identity) -> Result<()> {
@@ -155,85 +198,47 @@ pub(super) fn check(policy: &PeerPolicy, peer: Identity) -> Result<()> {
         .map_err(|reason| Error::Credentials { peer, reason })
 }
 
-fn two(handles: Vec<Handle>) -> Result<(Handle, Handle)> {
-    let [segment, bell]: [Handle; 2] = handles
-        .try_into()
-        .map_err(|_| Error::Protocol(Violation::Control("not two handles".into())))?;
-    Ok((segment, bell))
-}
-
 /// What a side has of its own when the handshake is through.
 struct Parts {
     socket: ControlSocket,
     bell: Doorbell,
-    segment: LocalSegment,
     peer: Identity,
     terms: Terms,
     /// See [`Shared`].
     name: Option<PathBuf>,
+    #[cfg(feature = "spsc_transport")]
     reserved: Option<Reserved>,
 }
 
 impl Parts {
-    fn into_link(
-        self,
-        peer_bell: PeerDoorbell,
-        peer_words: crate::segment::PeerWords,
-        peer_data: crate::segment::PeerData,
-        reader: crate::proto::handshake::MessageReader,
-    ) -> Link {
-        let (out, into, fences) = (self.terms.ring_out, self.terms.ring_in, self.terms.fences);
-        let huge_pages = self.segment.huge_pages();
-        let (words, data) = self.segment.into_parts();
-        let shared = Arc::new(Shared {
+    fn into_shared(self, carrier: Carrier, huge_pages: bool) -> Arc<Shared> {
+        Arc::new(Shared {
             control: self.socket,
             bell: self.bell,
-            peer_bell,
+            carrier,
             terms: self.terms,
             peer: self.peer,
             huge_pages,
             name: self.name,
+            #[cfg(feature = "spsc_transport")]
             _reserved: self.reserved,
             closed: Default::default(),
-            reader: reader.into(),
-        });
-        Link {
-            tx: Tx::new(
-                data,
-                words.clone(),
-                peer_words.clone(),
-                out,
-                fences,
-                shared.clone(),
-            ),
-            rx: Rx::new(peer_data, words, peer_words, into, fences, shared.clone()),
-            shared,
-        }
+        })
     }
-}
 
-#[cfg(fuzzing)]
-impl Link {
-    /// A link to a peer with which there was no handshake.
-    pub(crate) fn unconfirmed(
-        socket: ControlSocket,
-        bell: Doorbell,
-        peer_bell: PeerDoorbell,
-        segment: LocalSegment,
-        peer: (crate::segment::PeerWords, crate::segment::PeerData),
-        terms: Terms,
-    ) -> Link {
-        let parts = Parts {
-            socket,
-            bell,
-            segment,
-            peer: ControlSocket::own_identity(),
-            terms,
-            name: None,
-            reserved: None,
-        };
-        let reader = crate::proto::handshake::MessageReader::new();
-        parts.into_link(peer_bell, peer.0, peer.1, reader)
+    /// A link whose frames go over the socket. `received` came behind the handshake.
+    fn into_link_over_socket(mut self, received: Vec<u8>) -> Link {
+        let terms = &mut self.terms;
+        terms.ring_out = terms.ring_out.min(MAX_SOCKET_RING as usize);
+        terms.ring_in = terms.ring_in.min(MAX_SOCKET_RING as usize);
+        terms.fences = Fences::Symmetric;
+        terms.features &= !FEATURE_ASYMMETRIC_FENCES;
+        let (pump, ends) = Pump::new(terms.ring_out, terms.ring_in, received);
+        let shared = self.into_shared(Carrier::Socket(Box::new(pump)), false);
+        let (tx, rx) = ends.into_halves(&shared);
+        // Nobody is told of what came already.
+        shared.read_control();
+        Link { tx, rx, shared }
     }
 }
 
@@ -302,6 +307,7 @@ impl Talk<'_> {
 
 /// Memory that a server's connections map, both sides' segments together, against a limit.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
 pub(crate) struct MappedMemory {
     used: AtomicU64,
     limit: u64,
@@ -317,6 +323,7 @@ impl MappedMemory {
     ///
     /// # Errors
     /// What is mapped already, if it would become too much.
+    #[cfg(feature = "spsc_transport")]
     fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reserved, u64> {
         let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
         self.used.fetch_update(Relaxed, Relaxed, add)?;
@@ -326,12 +333,14 @@ impl MappedMemory {
 }
 
 /// A connection's share of [`MappedMemory`].
+#[cfg(feature = "spsc_transport")]
 #[derive(Debug)]
 pub(crate) struct Reserved {
     memory: Arc<MappedMemory>,
     bytes: u64,
 }
 
+#[cfg(feature = "spsc_transport")]
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Relaxed);
@@ -343,12 +352,14 @@ impl Drop for Reserved {
 pub(crate) struct Grants {
     pub(crate) policy: Arc<ServerPolicy>,
     pub(crate) peers: PeerPolicy,
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) memory: Memory,
     /// The largest message that the server takes, in bytes.
     pub(crate) max_message: u64,
     pub(crate) max_in_flight: usize,
     /// What it grants each stream in advance.
     pub(crate) stream_credits: u32,
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
@@ -379,16 +390,23 @@ pub(crate) struct Accepting {
     offered: Option<Offered>,
     /// Descriptors received since the last message.
     handles: Vec<Handle>,
+    /// The features agreed on.
+    #[cfg(feature = "spsc_transport")]
+    features: u64,
+    /// Whether the client's Accept came with a segment.
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
+    brings_segment: bool,
     /// When the client has used up its time.
     pub(crate) deadline: Instant,
 }
 
 #[derive(Debug)]
 struct Offered {
-    segment: LocalSegment,
+    /// `None`: the frames go over the socket.
+    #[cfg(feature = "spsc_transport")]
+    memory: Option<memory::Offered>,
     bell: Doorbell,
     terms: Terms,
-    reserved: Reserved,
 }
 
 /// How far a client is.
@@ -426,6 +444,9 @@ impl Accepting {
             observing: false,
             offered: None,
             handles: Vec::new(),
+            #[cfg(feature = "spsc_transport")]
+            features: 0,
+            brings_segment: false,
         })
     }
 
@@ -456,10 +477,12 @@ impl Accepting {
             Ok(Some(to_send)) => (Progress::Waiting { to_send }, Some(self)),
             Ok(None) if self.observing => (Progress::Observing(self.socket), None),
             Ok(None) => match self.open() {
-                Ok(opened) => (Progress::Done(Box::new(self.finish(opened))), None),
-                Err(error) => {
-                    self.refuse(RejectCode::Segment, &error.to_string());
-                    (Progress::Failed(error), Some(self))
+                Ok(link) => (Progress::Done(Box::new(link)), None),
+                Err((error, may_tell, mut this)) => {
+                    if may_tell {
+                        this.refuse(RejectCode::Segment, &error.to_string());
+                    }
+                    (Progress::Failed(error), Some(*this))
                 }
             },
             Err(error) => {
@@ -510,7 +533,10 @@ impl Accepting {
                     self.show()?;
                     continue;
                 }
-                ServerStep::Accepted { .. } => return Ok(None),
+                ServerStep::Accepted { segment_len } => {
+                    self.brings_segment = segment_len != 0;
+                    return Ok(None);
+                }
             }
             let before = self.handles.len();
             let received = self.socket.receive(&mut buffer, &mut self.handles);
@@ -525,7 +551,10 @@ impl Accepting {
                 ServerStep::NeedMore => {}
                 ServerStep::Hello(agreed) => self.offer(agreed)?,
                 ServerStep::Observe => self.show()?,
-                ServerStep::Accepted { .. } => return Ok(None),
+                ServerStep::Accepted { segment_len } => {
+                    self.brings_segment = segment_len != 0;
+                    return Ok(None);
+                }
             }
         }
     }
@@ -533,7 +562,11 @@ impl Accepting {
     /// It wants the counters page: sends it.
     fn show(&mut self) -> Result<()> {
         let Some((page, len)) = self.grants.counters.clone() else {
-            let text = "what is served here has no counters: only servers of calls have";
+            let text = if self.grants.policy.modes.contains(&Mode::Calls) {
+                "the server has no shared memory for its counters: ask it for its metrics itself"
+            } else {
+                "what is served here has no counters: only servers of calls have"
+            };
             let reject = self.handshake.reject_with(RejectCode::Mode, text);
             return Err(HandshakeError::Refused(reject).into());
         };
@@ -543,7 +576,8 @@ impl Accepting {
         Ok(())
     }
 
-    /// The client has said Hello: creates this side's segment and sends it.
+    /// The client has said Hello: creates this side's segment, unless the socket takes its place,
+    /// and answers.
     fn offer(&mut self, agreed: crate::proto::handshake::Agreed) -> Result<()> {
         if let Some((code, text)) = self.full.take() {
             let reject = self.handshake.reject_with(code, text);
@@ -553,26 +587,30 @@ impl Accepting {
             agreed.ring_to_server as usize,
             agreed.ring_to_client as usize,
         );
-        let page = sys::page_size();
-        let both = layout::segment_len(out, page) + layout::segment_len(into, page);
-        let mapped = &self.grants.mapped;
-        let reserved = mapped.reserve(both as u64).map_err(|used| {
-            let text = format!(
-                "the server's connections have {used} bytes of memory mapped; its limit of {} \
-                 leaves no room for the {both} of another one: wish for smaller rings, or raise \
-                 max_mapped at the server",
-                mapped.limit
-            );
-            let reject = self.handshake.reject_with(RejectCode::Limits, text);
-            Error::Handshake(HandshakeError::Refused(reject))
-        })?;
-        let (segment, handle) = LocalSegment::create(out, &self.grants.memory)
-            .map_err(Error::io("create a segment of shared memory"))?;
+        #[cfg(feature = "spsc_transport")]
+        {
+            self.features = agreed.features;
+        }
         let bell = Doorbell::new().map_err(Error::io("create a doorbell"))?;
+        #[cfg(feature = "spsc_transport")]
+        let made = if agreed.socket_required {
+            None
+        } else {
+            let made = memory::of_server(&self.handshake, &self.grants, &bell, out, into);
+            memory::or_socket(made, agreed.features)?
+        };
+        #[cfg(feature = "spsc_transport")]
+        let (memory, handles) = made.unzip();
+        #[cfg(feature = "spsc_transport")]
+        let (server_segment_len, client_segment_len) = memory
+            .as_ref()
+            .map_or((0, 0), |memory: &memory::Offered| memory.segment_lens);
+        #[cfg(not(feature = "spsc_transport"))]
+        let (server_segment_len, client_segment_len) = (0, 0);
         let offer = Offer {
             max_in_flight: self.grants.max_in_flight as u32,
-            server_segment_len: layout::segment_len(out, page) as u64,
-            client_segment_len: layout::segment_len(into, page) as u64,
+            server_segment_len,
+            client_segment_len,
             max_message: self.grants.max_message,
             connection_id: self.connection_id,
             stream_credits: self.grants.stream_credits,
@@ -580,8 +618,11 @@ impl Accepting {
             methods: self.grants.methods.clone(),
         };
         self.unsent = self.handshake.welcome(&offer)?;
-        let bell_handle = bell.handle().map_err(Error::io("share a doorbell"))?;
-        self.unsent_handles = vec![Arc::new(handle.into()), Arc::new(bell_handle)];
+        #[cfg(feature = "spsc_transport")]
+        {
+            let handles = handles.into_iter().flatten();
+            self.unsent_handles = handles.map(Arc::new).collect();
+        }
         let terms = Terms {
             features: agreed.features,
             fences: fences(agreed.features),
@@ -597,10 +638,10 @@ impl Accepting {
             peer_label: agreed.client_label,
         };
         self.offered = Some(Offered {
-            segment,
+            #[cfg(feature = "spsc_transport")]
+            memory,
             bell,
             terms,
-            reserved,
         });
         Ok(())
     }
@@ -622,63 +663,76 @@ impl Accepting {
         Ok(true)
     }
 
-    /// Maps the client's segment and says Ready.
-    fn open(&mut self) -> Result<Opened> {
+    /// Maps the client's segment, if there is to be one, says Ready, and has a connection. With an
+    /// error comes whether the client may still be told of it.
+    #[allow(clippy::result_large_err)] // once per client that fails
+    fn open(mut self) -> Result<Link, (Error, bool, Box<Self>)> {
         let violation = |text: &str| Error::Protocol(Violation::Control(text.into()));
-        let offered = self
-            .offered
-            .take()
-            .ok_or_else(|| violation("Accept before Hello"))?;
-        let (segment, bell) = two(std::mem::take(&mut self.handles))?;
-        let (words, data) = open_peer(SegmentHandle::from(segment), offered.terms.ring_in)?;
-        let bell = PeerDoorbell::open(bell).map_err(Error::io("use a client's doorbell"))?;
-        let ready = self.handshake.ready()?;
-        let sent = self
-            .socket
-            .send(&ready, &[])
-            .map_err(Error::io("write to a client's control socket"))?;
-        if sent < ready.len() {
-            // Sixteen bytes into an empty socket buffer: the client is playing games.
-            return Err(violation("the client does not read its control socket"));
+        let Some(offered) = self.offered.take() else {
+            return Err((violation("Accept before Hello"), true, Box::new(self)));
+        };
+        #[cfg(feature = "spsc_transport")]
+        let opened = match offered.memory {
+            Some(memory) if self.brings_segment => {
+                let handles = std::mem::take(&mut self.handles);
+                let opened = memory::open(memory, handles, offered.terms.ring_in);
+                match memory::or_socket(opened, self.features) {
+                    Ok(opened) => opened,
+                    Err(error) => return Err((error, true, Box::new(self))),
+                }
+            }
+            Some(_) => {
+                let peer = self.peer;
+                tracing::warn!(
+                    peer.pid,
+                    "the client has no use of shared memory: the socket takes its place"
+                );
+                None
+            }
+            None => None,
+        };
+        #[cfg(feature = "spsc_transport")]
+        let turns = self.brings_segment && opened.is_none();
+        #[cfg(not(feature = "spsc_transport"))]
+        let turns = false;
+        let ready = if turns {
+            self.handshake.ready_over_socket()
+        } else {
+            self.handshake.ready()
+        };
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => return Err((error.into(), true, Box::new(self))),
+        };
+        match self.socket.send(&ready, &[]) {
+            Ok(sent) if sent == ready.len() => {}
+            Ok(_) => {
+                // A few bytes into an empty socket buffer: the client is playing games.
+                return Err((
+                    violation("the client does not read its control socket"),
+                    false,
+                    Box::new(self),
+                ));
+            }
+            Err(error) => {
+                let error = Error::io("write to a client's control socket")(error);
+                return Err((error, false, Box::new(self)));
+            }
         }
-        Ok(Opened {
-            offered,
-            bell,
-            words,
-            data,
-        })
-    }
-
-    fn finish(self, opened: Opened) -> Link {
-        let Opened {
-            offered:
-                Offered {
-                    segment,
-                    bell,
-                    terms,
-                    reserved,
-                },
-            bell: peer_bell,
-            words,
-            data,
-        } = opened;
         let parts = Parts {
             socket: self.socket,
-            bell,
-            segment,
+            bell: offered.bell,
             peer: self.peer,
-            terms,
+            terms: offered.terms,
             name: None,
-            reserved: Some(reserved),
+            #[cfg(feature = "spsc_transport")]
+            reserved: None,
         };
-        parts.into_link(peer_bell, words, data, self.handshake.into_reader())
+        let reader = self.handshake.into_reader();
+        #[cfg(feature = "spsc_transport")]
+        if let Some(opened) = opened {
+            return Ok(opened.into_link(parts, reader));
+        }
+        Ok(parts.into_link_over_socket(reader.into_rest()))
     }
-}
-
-/// What the client's Accept brought, and what it answers.
-struct Opened {
-    offered: Offered,
-    bell: PeerDoorbell,
-    words: crate::segment::PeerWords,
-    data: crate::segment::PeerData,
 }

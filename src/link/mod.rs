@@ -13,15 +13,13 @@ mod observe;
 mod outbox;
 mod outgoing;
 mod rx;
+mod socket;
 mod tx;
 mod wait;
 
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
-pub(crate) use establish::{
-    Accepting, FEATURE_ASYMMETRIC_FENCES, FEATURE_TRACE_CONTEXT, Grants, MappedMemory, Progress,
-    Wishes, connect, supported_features,
-};
+pub(crate) use establish::{Accepting, Grants, MappedMemory, Progress, Wishes, connect, features};
 pub(crate) use incoming::{Incoming, next as next_incoming, take_any};
 pub(crate) use observe::observe;
 pub(crate) use outbox::Outbox;
@@ -33,16 +31,28 @@ pub(crate) use tx::Tx;
 pub(crate) use wait::{Waited, Waiter, Wanted};
 
 use crate::error::{CloseReason, Error, Identity, Violation};
-use crate::proto::handshake::{Close, CloseCode, MessageKind, MessageReader, Method};
-use crate::sys::{self, ControlSocket, Doorbell, PeerDoorbell, Received};
+use crate::proto::handshake::{
+    Close, CloseCode, FEATURE_TRACE_CONTEXT, MessageKind, MessageReader, Method,
+};
+use crate::settings::{Spin, Transport};
+#[cfg(feature = "tokio")]
+use crate::sys::ReactorSleeper;
+use crate::sys::{self, ControlSocket, Doorbell, Sleeper};
 use crate::waiter::Fences;
+use socket::{Filled, Flushed, Pump};
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How long a sender waits for room at a time before it looks whether the connection is over.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
 
 /// What the handshake agreed on, seen from one side.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    /// The feature bits in use.
+    /// The feature bits in use: of those that were agreed on, the ones that this transport makes use
+    /// of.
     pub(crate) features: u64,
     pub(crate) fences: Fences,
     /// Capacity of this side's ring, in bytes.
@@ -87,8 +97,7 @@ pub(crate) struct Shared {
     control: ControlSocket,
     /// Rung by the peer, slept on here.
     bell: Doorbell,
-    /// Rung here, slept on by the peer.
-    peer_bell: PeerDoorbell,
+    carrier: Carrier,
     pub(crate) terms: Terms,
     /// Who the peer is, as the system says.
     pub(crate) peer: Identity,
@@ -98,11 +107,23 @@ pub(crate) struct Shared {
     /// clients remove it.
     name: Option<PathBuf>,
     /// A server's: what the connection has of the memory that all may map.
+    #[cfg(feature = "spsc_transport")]
     _reserved: Option<establish::Reserved>,
     /// Set once, when the connection is over.
     closed: OnceLock<CloseReason>,
-    /// Cuts what the control socket still brings into messages.
-    reader: Mutex<MessageReader>,
+}
+
+/// What carries the frames, and how the peer is told that there are some.
+#[derive(Debug)]
+enum Carrier {
+    #[cfg(feature = "spsc_transport")]
+    Memory {
+        /// Rung here, slept on by the peer.
+        peer_bell: sys::PeerDoorbell,
+        /// Cuts what the control socket still brings into messages.
+        reader: std::sync::Mutex<MessageReader>,
+    },
+    Socket(Box<Pump>),
 }
 
 impl Shared {
@@ -122,7 +143,7 @@ impl Shared {
 
     /// Ends the connection from this side; the first reason stays. The peer is told why, if the
     /// socket takes it at once, and sees the end of file.
-    pub(crate) fn close(&self, reason: CloseReason) {
+    pub(crate) fn close(self: &Arc<Self>, reason: CloseReason) {
         let code = match reason {
             CloseReason::Violation(_) => CloseCode::Violation,
             _ => CloseCode::Finished,
@@ -131,30 +152,60 @@ impl Shared {
     }
 
     /// As [`close`](Self::close), with a code for the peer.
-    pub(crate) fn close_as(&self, code: CloseCode, reason: CloseReason) {
+    pub(crate) fn close_as(self: &Arc<Self>, code: CloseCode, reason: CloseReason) {
         let text = reason.to_string();
         if self.closed.set(reason).is_ok() {
             let message = Close { code, text }.encode();
-            let _ = self.control.send(&message, &[]);
-            self.control.shut_down();
+            match &self.carrier {
+                #[cfg(feature = "spsc_transport")]
+                Carrier::Memory { .. } => {
+                    let _ = self.control.send(&message, &[]);
+                    self.control.shut_down();
+                }
+                Carrier::Socket(pump) => {
+                    // Behind everything that was published; then the socket is shut down.
+                    pump.outward().say_last(message);
+                    self.send_published(pump, false);
+                    socket::nudge();
+                }
+            }
             // Whoever sleeps on this side must look again.
             self.bell.ring();
         }
     }
 
     /// Ends the connection because the peer broke the protocol, and gives the error to report.
-    pub(crate) fn violated(&self, violation: Violation) -> Error {
+    pub(crate) fn violated(self: &Arc<Self>, violation: Violation) -> Error {
         self.close(CloseReason::Violation(violation.clone()));
         Error::Protocol(violation)
     }
 
     /// Reads what the control socket has. Afterwards [`closed`](Self::closed) says whether that
-    /// was the end.
-    pub(crate) fn read_control(&self) {
-        let mut reader = self.reader.lock().unwrap_or_else(|e| e.into_inner());
+    /// was the end; frames that it had are in the ring, as far as there is space.
+    pub(crate) fn read_control(self: &Arc<Self>) {
+        match &self.carrier {
+            #[cfg(feature = "spsc_transport")]
+            Carrier::Memory { reader, .. } => self.read_messages(reader),
+            Carrier::Socket(pump) => {
+                let filled = pump.inward().fill(&self.control, &self.bell);
+                match filled {
+                    Filled::Open => {}
+                    Filled::Over(reason) => self.end(reason),
+                    Filled::Violated(violation) => {
+                        self.violated(violation);
+                    }
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "spsc_transport")]
+    fn read_messages(&self, reader: &std::sync::Mutex<MessageReader>) {
+        let mut reader = reader.lock().unwrap_or_else(|e| e.into_inner());
         let mut buffer = [0; 1024];
         let mut handles = Vec::new();
         let reason = loop {
+            use sys::Received;
             match self.control.receive(&mut buffer, &mut handles) {
                 Ok(Received::Nothing) => return,
                 Ok(Received::EndOfFile) => break CloseReason::PeerGone,
@@ -171,6 +222,12 @@ impl Shared {
                 }
             }
         };
+        drop(reader);
+        self.end(reason);
+    }
+
+    /// The peer has ended the connection.
+    fn end(&self, reason: CloseReason) {
         // A server that lets go of a connection that this side has closed is not dead. To find out,
         // one would have to knock, and it would wonder who knocks and says nothing.
         if self.closed().is_none()
@@ -183,9 +240,133 @@ impl Shared {
         self.bell.ring();
     }
 
-    /// Wakes the peer. One system call.
-    pub(crate) fn ring_peer(&self) {
-        self.peer_bell.ring();
+    /// Tells a peer that waits for it that something was published. One system call; over the
+    /// socket it sends what was published. Blocks only if `patient`, which makes a difference over
+    /// the socket: until the system has all of it.
+    fn tell_of_data(self: &Arc<Self>, patient: bool) {
+        match &self.carrier {
+            #[cfg(feature = "spsc_transport")]
+            Carrier::Memory { peer_bell, .. } => peer_bell.ring(),
+            Carrier::Socket(pump) => self.send_published(pump, patient),
+        }
+    }
+
+    /// Tells a peer that waits for it that there is space. One system call; over the socket the
+    /// space is filled with what is there.
+    fn tell_of_space(self: &Arc<Self>) {
+        match &self.carrier {
+            #[cfg(feature = "spsc_transport")]
+            Carrier::Memory { peer_bell, .. } => peer_bell.ring(),
+            Carrier::Socket(_) => self.read_control(),
+        }
+    }
+
+    fn send_published(self: &Arc<Self>, pump: &Pump, patient: bool) {
+        loop {
+            let flushed = {
+                let mut outward = pump.outward();
+                if outward.is_with_flusher && !patient {
+                    return;
+                }
+                let flushed = outward.flush(&self.control, &self.bell);
+                let waits = patient && self.closed().is_none();
+                if flushed == Flushed::Blocked && !waits {
+                    if outward.is_with_flusher {
+                        return;
+                    }
+                    outward.is_with_flusher = true;
+                }
+                flushed
+            };
+            if flushed == Flushed::Blocked && patient && self.closed().is_none() {
+                if self.control.wait_ready(true, ROOM_WAIT).is_err() {
+                    return;
+                }
+                continue;
+            }
+            if flushed == Flushed::Blocked {
+                if let Err(error) = socket::flush_later(self.clone()) {
+                    tracing::error!(%error, "a connection cannot be flushed");
+                    self.control.shut_down();
+                }
+                return;
+            }
+            return self.sent(pump, flushed);
+        }
+    }
+
+    /// What the flusher does when the socket has room. False: all is sent.
+    fn flush_on(self: &Arc<Self>) -> bool {
+        match &self.carrier {
+            #[cfg(feature = "spsc_transport")]
+            Carrier::Memory { .. } => false,
+            Carrier::Socket(pump) => {
+                let flushed = {
+                    let mut outward = pump.outward();
+                    let flushed = outward.flush(&self.control, &self.bell);
+                    // Decided under the lock: who publishes later does not count on the flusher.
+                    outward.is_with_flusher = flushed == Flushed::Blocked;
+                    flushed
+                };
+                self.sent(pump, flushed);
+                flushed == Flushed::Blocked
+            }
+        }
+    }
+
+    fn sent(self: &Arc<Self>, pump: &Pump, flushed: Flushed) {
+        match flushed {
+            Flushed::All | Flushed::Blocked => {}
+            Flushed::Said => self.control.shut_down(),
+            Flushed::Gone => {
+                // What the peer had sent before it went comes first, and then the end. While it
+                // lies unread, a full ring must not hold up who only sends.
+                self.read_control();
+                if self.closed().is_none() {
+                    pump.outward().discard(&self.bell);
+                }
+            }
+        }
+    }
+
+    /// What carries the frames.
+    pub(crate) fn transport(&self) -> Transport {
+        match &self.carrier {
+            #[cfg(feature = "spsc_transport")]
+            Carrier::Memory { .. } => Transport::SharedMemory,
+            Carrier::Socket(_) => Transport::Socket,
+        }
+    }
+
+    /// Whether the socket carries the frames.
+    pub(crate) fn is_over_socket(&self) -> bool {
+        self.transport() == Transport::Socket
+    }
+
+    /// How long it makes sense to look at the ring before a sleep: over the socket nothing comes
+    /// into it meanwhile.
+    pub(crate) fn spin(&self, wished: Spin) -> Spin {
+        if self.is_over_socket() {
+            return Spin::NEVER;
+        }
+        wished
+    }
+
+    /// A place to sleep for one thread.
+    fn sleeper(&self) -> io::Result<Sleeper> {
+        if self.is_over_socket() {
+            return Sleeper::on_stream(&self.bell, &self.control);
+        }
+        Sleeper::new(&self.bell, &self.control)
+    }
+
+    /// A place to sleep for one task, in the runtime that this is called in.
+    #[cfg(feature = "tokio")]
+    fn reactor_sleeper(&self) -> io::Result<ReactorSleeper> {
+        if self.is_over_socket() {
+            return ReactorSleeper::on_stream(&self.bell, &self.control);
+        }
+        ReactorSleeper::new(&self.bell, &self.control)
     }
 
     pub(crate) fn bell(&self) -> &Doorbell {

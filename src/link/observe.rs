@@ -1,17 +1,34 @@
 //! Asking a server for its counters page.
 
-use super::establish::{Talk, check};
-use crate::error::{Error, Identity, Result, Violation};
-use crate::metrics::layout::MAX_PAGE;
+use crate::error::{Identity, Result};
 use crate::name::Place;
-use crate::proto::handshake::{ObserverHandshake, VERSIONS};
 use crate::segment::PageView;
 use crate::settings::PeerPolicy;
-use crate::sys::{ControlSocket, Received, SegmentHandle};
-use std::time::{Duration, Instant};
+use crate::sys::ControlSocket;
+use std::time::Duration;
+#[cfg(feature = "spsc_transport")]
+use {
+    super::establish::{Talk, check},
+    crate::error::{Error, Violation},
+    crate::metrics::layout::MAX_PAGE,
+    crate::proto::handshake::{ObserverHandshake, VERSIONS},
+    crate::sys::{Received, SegmentHandle},
+    std::time::Instant,
+};
+
+/// Without shared memory there is nothing to be had.
+#[cfg(not(feature = "spsc_transport"))]
+pub(crate) fn observe(
+    _: &Place,
+    _: &PeerPolicy,
+    _: Duration,
+) -> Result<(PageView, ControlSocket, Identity)> {
+    Err(crate::metrics::PageError::NoSharedMemory.into())
+}
 
 /// Gets the page, and the socket whose end tells that the server is gone. Blocks for `timeout` at
 /// most.
+#[cfg(feature = "spsc_transport")]
 pub(crate) fn observe(
     place: &Place,
     policy: &PeerPolicy,

@@ -174,6 +174,6 @@ impl Rx {
     #[inline(never)]
     fn ring(&mut self) {
         self.rings += 1;
-        self.shared.ring_peer();
+        self.shared.tell_of_space();
     }
 }

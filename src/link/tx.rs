@@ -25,6 +25,8 @@ pub(crate) struct Tx {
     rings: u64,
     /// How often something was published.
     publications: u64,
+    /// See [`Shared::tell_of_data`].
+    patient: bool,
 }
 
 impl Tx {
@@ -45,6 +47,7 @@ impl Tx {
             shared,
             rings: 0,
             publications: 0,
+            patient: false,
         }
     }
 
@@ -136,10 +139,17 @@ impl Tx {
 
     /// Ends this direction: the peer sees everything published and then the end.
     pub(crate) fn close(&mut self) {
+        self.patient = false;
         self.producer.close();
         if self.is_peer_due() {
             self.ring();
         }
+    }
+
+    /// Whether publishing may block, over the socket, until the system has all that was published.
+    /// At first it may not: then the rest is sent by another thread, as long as this process lives.
+    pub(crate) fn set_patient(&mut self, patient: bool) {
+        self.patient = patient;
     }
 
     /// How often the peer had to be woken.
@@ -176,12 +186,12 @@ impl Tx {
     fn ring(&mut self) {
         self.rings += 1;
         self.producer.mirror_tail(&self.own);
-        self.shared.ring_peer();
+        self.shared.tell_of_data(self.patient);
     }
 }
 
 #[cold]
-fn push_error(shared: &Shared, error: PushError) -> Box<Error> {
+fn push_error(shared: &Arc<Shared>, error: PushError) -> Box<Error> {
     Box::new(match error {
         PushError::Broken(error) => shared.violated(Violation::Ring(error)),
         PushError::TooLong { len, max } => Error::TooLarge {

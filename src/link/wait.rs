@@ -86,7 +86,7 @@ pub(crate) struct Waiter {
 impl Waiter {
     pub(crate) fn new(shared: Arc<Shared>, spin: Spin) -> Self {
         Self {
-            spinner: Spinner::new(spin),
+            spinner: Spinner::new(shared.spin(spin)),
             sleeper: None,
             shared,
             sleeps: 0,
@@ -152,7 +152,7 @@ impl Waiter {
 
     fn sleeper(&mut self) -> std::io::Result<&Sleeper> {
         if self.sleeper.is_none() {
-            self.sleeper = Some(Sleeper::new(self.shared.bell(), self.shared.control())?);
+            self.sleeper = Some(self.shared.sleeper()?);
         }
         Ok(self.sleeper.as_ref().expect("made above"))
     }

@@ -3,12 +3,12 @@
 use super::{Acceptor, Admission};
 use crate::error::{CloseReason, Error, Result};
 use crate::layout;
-use crate::link::{Grants, Link, MappedMemory, supported_features};
+use crate::link::{Grants, Link, MappedMemory, features};
 use crate::name;
 use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
 use crate::server::{Limits, check_limits};
-use crate::settings::{Memory, PeerPolicy, Spin};
+use crate::settings::{Memory, PeerPolicy, Spin, TransportPolicy};
 #[cfg(feature = "tokio")]
 use crate::stream::{AsyncByteStream, AsyncConnection};
 use crate::stream::{ByteStream, Connection, Place};
@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 pub struct ListenerBuilder {
     limits: Limits,
     memory: Memory,
+    transports: TransportPolicy,
     spin: Spin,
     peers: PeerPolicy,
     label: Option<String>,
@@ -56,6 +57,7 @@ impl ListenerBuilder {
         Self {
             limits: Limits::default(),
             memory: Memory::default(),
+            transports: TransportPolicy::default(),
             spin: Spin::default(),
             peers: PeerPolicy::default(),
             label: None,
@@ -75,6 +77,14 @@ impl ListenerBuilder {
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// Sets what may carry the connections. Default: shared memory, and the socket where there is
+    /// none.
+    #[must_use]
+    pub fn transport(mut self, policy: TransportPolicy) -> Self {
+        self.transports = policy;
         self
     }
 
@@ -139,13 +149,14 @@ impl ListenerBuilder {
         let place = name::Place::of(name)?;
         let limits = self.limits;
         check_limits(&limits)?;
+        let (features_supported, features_required) = features(self.transports)?;
         let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Grants {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
                 modes: vec![mode],
-                features_supported: supported_features(),
-                features_required: 0,
+                features_supported,
+                features_required,
                 layout_hash: layout::LAYOUT_HASH,
                 ring_min: limits.min_ring as u32,
                 ring_max: limits.max_ring as u32,

@@ -101,6 +101,7 @@ pub(super) const MAX_SLOTS: usize = 1 << 16;
 /// The most workers that a reader believes in.
 pub(super) const MAX_WORKERS: usize = 1 << 12;
 /// The longest page that a reader maps, in bytes.
+#[cfg(any(feature = "spsc_transport", test))]
 pub(crate) const MAX_PAGE: usize = 64 << 20;
 
 /// How much a page holds.

@@ -7,7 +7,6 @@ use super::slots::{ConnectionSlot, Slots};
 use crate::layout::WORD;
 use crate::segment::{Block, OwnPage, PageView};
 use crate::sys::Handle;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,8 +17,8 @@ pub(crate) struct CountersPage {
     page: OwnPage,
     geometry: Geometry,
     header: Block<{ header::WORDS }>,
-    /// What readers get.
-    handle: Arc<Handle>,
+    /// What readers get. `None`: the page is private.
+    handle: Option<Arc<Handle>>,
     slots: Arc<Slots>,
     started: Instant,
     one_in: u32,
@@ -27,17 +26,12 @@ pub(crate) struct CountersPage {
 
 impl CountersPage {
     /// Makes the page. One call in `one_in` will be sampled.
-    pub(crate) fn create(
-        workers: usize,
-        connections: usize,
-        one_in: u32,
-        label: &str,
-    ) -> io::Result<Self> {
+    pub(crate) fn create(workers: usize, connections: usize, one_in: u32, label: &str) -> Self {
         let geometry = Geometry {
             workers,
             slots: connections.min(MAX_SLOTS),
         };
-        let (page, handle) = OwnPage::create(geometry.len())?;
+        let (page, handle) = OwnPage::create(geometry.len());
         let header: Block<{ header::WORDS }> = page.block(0);
         let put = |at: usize, value: u64| header[at].store(value, Relaxed);
         put(header::MAGIC, layout::MAGIC);
@@ -51,15 +45,15 @@ impl CountersPage {
         }
         put_text(&header[header::LABEL..], label);
         let slots = Slots::new(geometry.slots, header.clone());
-        Ok(Self {
+        Self {
             slots: Arc::new(slots),
             page,
             geometry,
             header,
-            handle: Arc::new(handle.into()),
+            handle: handle.map(Arc::new),
             started: Instant::now(),
             one_in,
-        })
+        }
     }
 
     /// What a worker writes.
@@ -107,9 +101,10 @@ impl CountersPage {
         self.page.view()
     }
 
-    /// What an observer gets, and how long it is.
-    pub(crate) fn handle(&self) -> (Arc<Handle>, u64) {
-        (self.handle.clone(), self.page.view().len() as u64)
+    /// What an observer gets, and how long it is; `None` if it can get nothing.
+    pub(crate) fn handle(&self) -> Option<(Arc<Handle>, u64)> {
+        let handle = self.handle.clone()?;
+        Some((handle, self.page.view().len() as u64))
     }
 }
 

@@ -7,7 +7,9 @@ use super::layout::{
 use super::names::{Counter, Distribution, Gauge};
 use super::slots::{self, State};
 use crate::layout::WORD;
+use crate::proto::handshake::FEATURE_SOCKET_TRANSPORT;
 use crate::segment::PageView;
+use crate::settings::Transport;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +21,12 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PageError {
+    /// This build has no shared memory to read it from.
+    #[error(
+        "a server's counters are read from shared memory, of which this program has none: build it \
+         with nearwire's feature spsc_transport"
+    )]
+    NoSharedMemory,
     /// It is none.
     #[error("what the server sent is no counters page")]
     NotAPage,
@@ -266,8 +274,11 @@ pub struct ConnectionSnapshot {
     pub requests: RingSnapshot,
     /// The ring that the server fills.
     pub replies: RingSnapshot,
-    /// The feature bits that were agreed on.
+    /// The feature bits in use, see [`feature_names`](crate::feature_names).
     pub features: u64,
+    /// What carries the frames. Over the socket the rings are the server's own, of which the client
+    /// knows nothing: they are the space between its worker and the socket.
+    pub transport: Transport,
     /// Whether the server's ring lies in huge pages.
     pub huge_pages: bool,
 }
@@ -279,9 +290,10 @@ pub struct RingSnapshot {
     /// Bytes of ring.
     pub capacity: u64,
     /// How far it is produced: bytes since the connection began. What the client says about its own
-    /// ring lags behind, until it goes to sleep or rings.
+    /// ring lags behind, until it goes to sleep or rings. Over the socket: what was received.
     pub produced: u64,
     /// How far it is consumed. What the client says lags behind by up to a quarter of the ring.
+    /// Over the socket: what was handed to the system.
     pub consumed: u64,
     /// How far the producer may know that it is consumed: the head.
     pub head: u64,
@@ -340,6 +352,10 @@ impl ConnectionSnapshot {
                 producer_parked: parked(1),
             },
             features: words[slot::FEATURES],
+            transport: match words[slot::FEATURES] & FEATURE_SOCKET_TRANSPORT {
+                0 => Transport::SharedMemory,
+                _ => Transport::Socket,
+            },
             huge_pages: words[slot::HUGE_PAGES] != 0,
         }
     }

@@ -4,12 +4,11 @@ use super::layout::{Geometry, header, slot};
 use super::*;
 use crate::layout::WORD;
 use crate::segment::{OwnPage, PageView};
-use crate::sys::SegmentHandle;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 fn page(workers: usize, connections: usize) -> CountersPage {
-    CountersPage::create(workers, connections, 10, "test\u{7}").unwrap()
+    CountersPage::create(workers, connections, 10, "test\u{7}")
 }
 
 fn opened(id: u64) -> Opened<'static> {
@@ -75,7 +74,7 @@ fn slots_come_and_go() {
         ids
     };
     let one = page.open_slot().unwrap();
-    assert_eq!(ids(), []);
+    assert!(ids().is_empty());
     one.open(&opened(7));
     let two = page.open_slot().unwrap();
     two.open(&opened(8));
@@ -135,7 +134,7 @@ fn a_page_for_many_connections_is_not_resident() {
 /// A page whose words are what `write` makes of a good one's header.
 fn forged(len: usize, write: impl Fn(&dyn Fn(usize, u64))) -> Result<Reader, PageError> {
     let good = page(1, 4);
-    let (forged, _handle): (OwnPage, SegmentHandle) = OwnPage::create(len).unwrap();
+    let (forged, _handle) = OwnPage::create(len);
     let words = forged.block::<{ header::WORDS }>(0);
     for (at, word) in words.iter().enumerate() {
         word.store(good.view().word(at * WORD).load(Relaxed), Relaxed);
@@ -177,7 +176,7 @@ fn a_page_whose_words_are_anything_is_read_without_harm() {
         slots: 4,
     }
     .len();
-    let (forged, _handle) = OwnPage::create(len).unwrap();
+    let (forged, _handle) = OwnPage::create(len);
     let good = page(1, 4);
     for value in [u64::MAX, 1 << 63, 0x0a1b_5b33_316d_0a1b] {
         for at in (0..len).step_by(WORD) {
@@ -212,5 +211,5 @@ fn a_page_whose_words_are_anything_is_read_without_harm() {
         snapshot.held_up_since(&snapshot);
     }
     // Names of words that no test above uses, so that they stay apart.
-    assert!(slot::LABEL + 8 <= slot::WORDS && header::LABEL + 8 <= header::WORDS);
+    const { assert!(slot::LABEL + 8 <= slot::WORDS && header::LABEL + 8 <= header::WORDS) };
 }

@@ -10,6 +10,9 @@
 //!   |  <- Close --------------------- Close -> |  either side, says why; then end of file
 //! ```
 //!
+//! A connection over the socket has no descriptors, and after Ready the socket carries its frames.
+//! Each side may turn to it up to its last message: the Welcome, the Accept or the Ready says so.
+//!
 //! A process that wants a server's counters says Observe in place of Hello and gets Counters.
 //! In place of Welcome or Ready the server may send Reject, and it may do so before any Hello.
 //!
@@ -36,13 +39,28 @@ pub use envelope::{
 };
 pub use error::HandshakeError;
 pub use message::{
-    Accept, CallShape, Hello, MAX_LABEL, MAX_METHOD_NAME, Method, VersionRange, Welcome,
-    encode_ready, fitting_label,
+    Accept, CallShape, Hello, MAX_LABEL, MAX_METHOD_NAME, Method, Ready, VersionRange, Welcome,
+    fitting_label,
 };
 pub use negotiate::{Agreed, ServerPolicy, negotiate};
 pub use observe::{Counters, Observe, ObserverHandshake};
 pub use refusal::{Close, CloseCode, MAX_REASON, Reject, RejectCode};
 pub use server::{Offer, ServerHandshake, ServerStep};
+
+/// Feature bit: this process can take part in asymmetric fences (see `waiter`).
+pub const FEATURE_ASYMMETRIC_FENCES: u64 = 1 << 0;
+
+/// Feature bit: requests may carry a trace context.
+pub const FEATURE_TRACE_CONTEXT: u64 = 1 << 1;
+
+/// Feature bit: the frames may go over the socket instead of shared memory. Who requires it takes
+/// nothing else; who does not offer it takes shared memory alone.
+pub const FEATURE_SOCKET_TRANSPORT: u64 = 1 << 8;
+
+/// Largest capacity, in bytes, of the rings of a connection over the socket, whatever was granted:
+/// they bound a record's length and what a side holds of the connection. Larger ones carry nothing
+/// faster, the kernel's buffer being in between.
+pub const MAX_SOCKET_RING: u32 = 64 << 10;
 
 /// Protocol versions that this library speaks.
 pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };

@@ -76,7 +76,7 @@ pub trait InPlace: Sink {
 }
 
 /// Rings over plain words of this process, for models and property tests.
-#[cfg(test)]
+#[cfg(all(test, any(loom, feature = "spsc_transport")))]
 pub(crate) mod heap {
     use super::*;
     use crate::sync::Ordering::Relaxed;

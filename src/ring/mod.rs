@@ -59,11 +59,12 @@ mod memory;
 #[cfg(all(test, loom))]
 pub(crate) mod models;
 mod producer;
-#[cfg(all(test, not(loom)))]
+// Over real segments.
+#[cfg(all(test, not(loom), feature = "spsc_transport"))]
 mod tests;
 
 pub use consumer::{Consumer, RECORDS_PER_DRAIN, Ready, Record};
-#[cfg(test)]
+#[cfg(all(test, any(loom, feature = "spsc_transport")))]
 pub(crate) use memory::heap::HeapSegment;
 pub use memory::{Cursors, InPlace, Sink, Source};
 pub use producer::{Producer, Reservation};

@@ -1,9 +1,16 @@
 //! Pages of counters: words that one process writes and others read.
+//!
+//! Without shared memory a page is private, words on this process's heap: all is counted that is
+//! counted otherwise, and nobody else can look.
 
+use super::{Pages, PrivateWords};
 use crate::layout::WORD;
-use crate::settings::Memory;
-use crate::sys::{self, Mapping, SegmentHandle};
-use std::io;
+use crate::sys::Handle;
+#[cfg(feature = "spsc_transport")]
+use crate::{
+    settings::Memory,
+    sys::{self, SegmentHandle},
+};
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -14,12 +21,27 @@ use std::sync::atomic::AtomicU64;
 pub(crate) struct OwnPage(PageView);
 
 impl OwnPage {
-    /// Creates a zeroed page of `len` bytes, which are rounded up to whole pages of the system. The
-    /// handle is for readers.
-    pub(crate) fn create(len: usize) -> io::Result<(Self, SegmentHandle)> {
+    /// Creates a zeroed page of `len` bytes, which are rounded up to what the system gives. The handle
+    /// is for readers; there is none if the page is private, because the system refuses shared memory
+    /// (which is logged) or this build has none.
+    pub(crate) fn create(len: usize) -> (Self, Option<Handle>) {
+        #[cfg(feature = "spsc_transport")]
+        match Self::create_shared(len) {
+            Ok((page, handle)) => return (page, Some(handle.into())),
+            Err(error) => tracing::warn!(
+                %error,
+                "no shared memory for the counters page: nobody can look at it from outside"
+            ),
+        }
+        let words = PrivateWords::new(len.div_ceil(WORD));
+        (Self(PageView::new(Pages::Private(words))), None)
+    }
+
+    #[cfg(feature = "spsc_transport")]
+    fn create_shared(len: usize) -> std::io::Result<(Self, SegmentHandle)> {
         let len = len.next_multiple_of(sys::page_size());
         let (handle, mapping) = sys::create_segment(len, &Memory::default())?;
-        Ok((Self(PageView::new(mapping)), handle))
+        Ok((Self(PageView::new(Pages::Mapped(mapping))), handle))
     }
 
     /// `N` words from `at` bytes on, to be written.
@@ -29,11 +51,11 @@ impl OwnPage {
     pub(crate) fn block<const N: usize>(&self, at: usize) -> Block<N> {
         let end = N.checked_mul(WORD).and_then(|len| len.checked_add(at));
         assert!(at.is_multiple_of(WORD) && end.is_some_and(|end| end <= self.0.len()));
-        // SAFETY: `at + N * 8 <= len`, so the address is inside the mapping.
+        // SAFETY: `at + N * 8 <= len`, so the address is inside the page.
         let words = unsafe { self.0.base.add(at) }.cast();
         Block {
             words,
-            _mapping: self.0.mapping.clone(),
+            _pages: self.0.pages.clone(),
         }
     }
 
@@ -47,11 +69,11 @@ impl OwnPage {
 #[derive(Debug, Clone)]
 pub(crate) struct Block<const N: usize> {
     words: NonNull<[AtomicU64; N]>,
-    /// Keeps the words mapped.
-    _mapping: Arc<Mapping>,
+    /// Keeps the words.
+    _pages: Arc<Pages>,
 }
 
-// SAFETY: gives access to atomics only, in a mapping that is Send and Sync and lives as long.
+// SAFETY: gives access to atomics only, in pages that are Send and Sync and live as long.
 unsafe impl<const N: usize> Send for Block<N> {}
 // SAFETY: as above.
 unsafe impl<const N: usize> Sync for Block<N> {}
@@ -61,8 +83,8 @@ impl<const N: usize> Deref for Block<N> {
 
     #[inline(always)]
     fn deref(&self) -> &[AtomicU64; N] {
-        // SAFETY: `OwnPage::block` checked range and alignment; the mapping is writable, was zeroed
-        // by the kernel, and lives as long as this. Everything that any process does to these
+        // SAFETY: `OwnPage::block` checked range and alignment; the page is writable, was zeroed
+        // when it was made, and lives as long as this. Everything that any process does to these
         // words is atomic.
         unsafe { self.words.as_ref() }
     }
@@ -73,7 +95,7 @@ impl<const N: usize> Deref for Block<N> {
 #[derive(Debug, Clone)]
 pub(crate) struct PageView {
     base: NonNull<u8>,
-    mapping: Arc<Mapping>,
+    pages: Arc<Pages>,
 }
 
 // SAFETY: as for `Block`.
@@ -82,10 +104,10 @@ unsafe impl Send for PageView {}
 unsafe impl Sync for PageView {}
 
 impl PageView {
-    fn new(mapping: Mapping) -> Self {
+    fn new(pages: Pages) -> Self {
         Self {
-            base: mapping.base(),
-            mapping: Arc::new(mapping),
+            base: pages.base(),
+            pages: Arc::new(pages),
         }
     }
 
@@ -93,16 +115,17 @@ impl PageView {
     ///
     /// # Errors
     /// What is wrong with it.
+    #[cfg(feature = "spsc_transport")]
     pub(crate) fn open(
         handle: SegmentHandle,
         len: usize,
     ) -> Result<Self, crate::error::SegmentRefused> {
-        Ok(Self::new(sys::open_segment(handle, len)?))
+        Ok(Self::new(Pages::Mapped(sys::open_segment(handle, len)?)))
     }
 
     /// Bytes in the page.
     pub(crate) fn len(&self) -> usize {
-        self.mapping.len()
+        self.pages.len()
     }
 
     /// The word at `at` bytes from the start.
@@ -111,7 +134,8 @@ impl PageView {
     /// If there is no aligned word of the page. Readers check another process's offsets before.
     pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(WORD) && at.checked_add(WORD).is_some_and(|e| e <= self.len()));
-        // SAFETY: inside the mapping and aligned (a mapping starts at a page). Everything that any
+        // SAFETY: inside the page and aligned (a mapping starts at a page of the system,
+        // private memory is made of such words). Everything that any
         // process does to this word is atomic, and an AtomicU64 may be formed over memory that is
         // mapped read-only as long as it is only loaded (type's documentation).
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
@@ -124,8 +148,20 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     #[test]
+    fn a_private_page_holds_what_is_counted() {
+        let page = OwnPage(PageView::new(Pages::Private(PrivateWords::new(16))));
+        assert_eq!(page.view().len(), 128);
+        page.block::<4>(96)[3].store(7, Relaxed);
+        let view = page.view().clone();
+        drop(page);
+        assert_eq!(view.word(120).load(Relaxed), 7);
+        assert_eq!(view.word(0).load(Relaxed), 0);
+    }
+
+    #[cfg(feature = "spsc_transport")]
+    #[test]
     fn what_one_process_counts_another_reads() {
-        let (page, handle) = OwnPage::create(100).unwrap();
+        let (page, handle) = OwnPage::create_shared(100).unwrap();
         let len = page.view().len();
         let view = PageView::open(handle, len).unwrap();
         let block = page.block::<4>(64);
@@ -139,14 +175,14 @@ mod tests {
     #[test]
     #[should_panic]
     fn a_block_cannot_leave_its_page() {
-        let (page, _handle) = OwnPage::create(4096).unwrap();
+        let (page, _handle) = OwnPage::create(4096);
         page.block::<2>(page.view().len() - 8);
     }
 
     #[test]
     #[should_panic]
     fn a_reader_cannot_leave_the_page() {
-        let (page, _handle) = OwnPage::create(4096).unwrap();
+        let (page, _handle) = OwnPage::create(4096);
         page.view().word(page.view().len());
     }
 }

@@ -18,13 +18,13 @@ pub use outlet::ItemSender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
-use crate::link::{Grants, Link, MappedMemory, supported_features};
+use crate::link::{Grants, Link, MappedMemory, features};
 use crate::listener::{Acceptor, Admission};
 use crate::metrics::{Counter, CountersPage, DEFAULT_SAMPLING, Reader, Snapshot};
 use crate::name::Place;
 use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
-use crate::settings::{Memory, PeerPolicy, Spin};
+use crate::settings::{Memory, PeerPolicy, Spin, TransportPolicy};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
 use methods::{Handler, Methods};
 use std::path::Path;
@@ -58,8 +58,9 @@ pub struct Limits {
     /// [`Code::RESOURCE_EXHAUSTED`](crate::Code::RESOURCE_EXHAUSTED).
     pub max_running: usize,
     /// Memory that all connections together may map, in bytes: both rings of each and their words.
-    /// What is mapped is resident only as far as it was used. A client beyond it is refused with
-    /// this reason.
+    /// What is mapped is resident only as far as it was used. A client beyond it is served over the
+    /// socket, which takes up to 64 KiB of the heap per direction; if either side takes shared
+    /// memory alone ([`TransportPolicy`]), it is refused with this reason.
     pub max_mapped: u64,
     /// The smallest ring that a client gets, per direction, in bytes.
     pub min_ring: usize,
@@ -117,6 +118,7 @@ pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
     memory: Memory,
+    transports: TransportPolicy,
     spin: Spin,
     peers: PeerPolicy,
     workers: Option<usize>,
@@ -134,6 +136,7 @@ impl ServerBuilder {
             methods: Methods::default(),
             limits: Limits::default(),
             memory: Memory::default(),
+            transports: TransportPolicy::default(),
             spin: Spin::default(),
             peers: PeerPolicy::default(),
             workers: None,
@@ -387,6 +390,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what may carry the connections. Default: shared memory, and the socket where there is
+    /// none.
+    #[must_use]
+    pub fn transport(mut self, policy: TransportPolicy) -> Self {
+        self.transports = policy;
+        self
+    }
+
     /// Sets how long an idle worker spins before it sleeps.
     #[must_use]
     pub fn spin(mut self, spin: Spin) -> Self {
@@ -463,6 +474,7 @@ impl ServerBuilder {
         self.methods.check()?;
         let limits = self.limits;
         check_limits(&limits)?;
+        let (features_supported, features_required) = features(self.transports)?;
         #[cfg(feature = "tokio")]
         let runtime = self
             .runtime
@@ -489,8 +501,7 @@ impl ServerBuilder {
         #[cfg(feature = "tokio")]
         let running = crate::worker::RunningLimit::new(limits.max_running);
         let label = fitting_label(self.label.as_deref().unwrap_or(name));
-        let page = CountersPage::create(workers, limits.max_connections, self.sampling, &label)
-            .map_err(Error::io("create the counters page"))?;
+        let page = CountersPage::create(workers, limits.max_connections, self.sampling, &label);
         let page = Arc::new(page);
         let workers = (0..workers)
             .map(|number| {
@@ -517,8 +528,8 @@ impl ServerBuilder {
             policy: Arc::new(ServerPolicy {
                 versions: VERSIONS,
                 modes: vec![Mode::Calls],
-                features_supported: supported_features(),
-                features_required: 0,
+                features_supported,
+                features_required,
                 layout_hash: layout::LAYOUT_HASH,
                 ring_min: limits.min_ring as u32,
                 ring_max: limits.max_ring as u32,
@@ -531,7 +542,7 @@ impl ServerBuilder {
             mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: methods.table(),
-            counters: Some(page.handle()),
+            counters: page.handle(),
             timeout: self.handshake_timeout,
         });
         let dispatch = Dispatch {

@@ -5,7 +5,7 @@ use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
 use crate::error::{Identity, Result, Small};
 use crate::link::{AsyncWaiter, Link, Waited};
-use crate::settings::Spin;
+use crate::settings::{Spin, Transport};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -86,6 +86,11 @@ impl AsyncByteStream {
     /// Who the peer is, as the system tells.
     pub fn peer(&self) -> Identity {
         self.reader.peer()
+    }
+
+    /// What carries the frames.
+    pub fn transport(&self) -> Transport {
+        self.reader.half.open.transport()
     }
 
     /// What the peer calls itself; empty if it said nothing.

@@ -5,7 +5,7 @@ use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
 use crate::error::{Identity, Result, Small};
 use crate::link::{AsyncWaiter, Link, Outgoing, Waited};
-use crate::settings::Spin;
+use crate::settings::{Spin, Transport};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use tokio::task::coop;
@@ -154,6 +154,11 @@ impl AsyncConnection {
     /// Who the peer is, as the system tells.
     pub fn peer(&self) -> Identity {
         self.sender.peer()
+    }
+
+    /// What carries the frames.
+    pub fn transport(&self) -> Transport {
+        self.sender.half.open.transport()
     }
 
     /// What the peer calls itself; empty if it said nothing.

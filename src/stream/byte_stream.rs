@@ -5,7 +5,7 @@ use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
 use crate::error::{Identity, Result, Small};
 use crate::link::{Link, Waited, Waiter};
-use crate::settings::Spin;
+use crate::settings::{Spin, Transport};
 use std::io::{self, Read, Write};
 
 /// A connection that carries bytes in both directions, for threads: what a socket is, with the
@@ -66,8 +66,9 @@ impl ByteStream {
     }
 
     pub(crate) fn new(link: Box<Link>, spin: Spin, place: Option<Place>) -> Self {
-        let Link { tx, rx, shared } = *link;
+        let Link { mut tx, rx, shared } = *link;
         let open = Open::new(shared.clone(), place);
+        tx.set_patient(true);
         Self {
             reader: ByteReader {
                 half: ByteRx::new(rx, open.clone()),
@@ -93,6 +94,11 @@ impl ByteStream {
     /// Who the peer is, as the system tells.
     pub fn peer(&self) -> Identity {
         self.reader.peer()
+    }
+
+    /// What carries the frames.
+    pub fn transport(&self) -> Transport {
+        self.reader.half.open.transport()
     }
 
     /// What the peer calls itself; empty if it said nothing.

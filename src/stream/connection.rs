@@ -5,7 +5,7 @@ use super::open::{Open, Place, WaitStats};
 use crate::client::ClientBuilder;
 use crate::error::{Identity, Result, Small};
 use crate::link::{Link, Outgoing, Waited, Waiter};
-use crate::settings::Spin;
+use crate::settings::{Spin, Transport};
 use std::time::{Duration, Instant};
 
 /// A connection that carries messages in both directions, for threads.
@@ -63,8 +63,9 @@ impl Connection {
     }
 
     pub(crate) fn new(link: Box<Link>, spin: Spin, place: Option<Place>) -> Self {
-        let Link { tx, rx, shared } = *link;
+        let Link { mut tx, rx, shared } = *link;
         let open = Open::new(shared.clone(), place);
+        tx.set_patient(true);
         Self {
             sender: Sender {
                 half: MessageTx::new(tx, open.clone()),
@@ -156,6 +157,11 @@ impl Connection {
         self.sender.peer()
     }
 
+    /// What carries the frames.
+    pub fn transport(&self) -> Transport {
+        self.sender.half.open.transport()
+    }
+
     /// What the peer calls itself; empty if it said nothing.
     pub fn peer_label(&self) -> &str {
         self.sender.half.open.peer_label()
@@ -199,7 +205,10 @@ impl Sender {
     #[inline]
     pub fn try_send(&mut self, message: &[u8]) -> Result<bool> {
         self.half.check_plain(message)?;
-        Ok(self.half.push_plain(message)?)
+        self.half.tx.set_patient(false);
+        let pushed = self.half.push_plain(message);
+        self.half.tx.set_patient(true);
+        Ok(pushed?)
     }
 
     /// Sends messages, made visible to the peer together: about every quarter of the ring, and at

@@ -6,6 +6,7 @@ use crate::link::{Outgoing, Rx, Tx, Wanted, take_any, whole_max};
 use crate::proto::frame::{Header, Kind, Tag};
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::ring::Ready;
+use crate::settings::Transport;
 
 /// Tag of a message in one piece. Its body is the message.
 const MESSAGE: u32 = Tag::of(Kind::Message).to_bits();
@@ -141,12 +142,19 @@ pub(super) struct MessageRx {
     progress: Progress,
     /// Looks in a row at an empty ring.
     vain_looks: u32,
+    /// How many of them there may be before the control socket is read.
+    looks_per_control: u32,
 }
 
 impl MessageRx {
     pub(super) fn new(mut rx: Rx, open: Open) -> Self {
         rx.set_gathering(true);
         let limit = open.max_message_in();
+        // Over the socket nothing comes without a look there.
+        let looks_per_control = match open.transport() {
+            Transport::Socket => 1,
+            Transport::SharedMemory => LOOKS_PER_CONTROL,
+        };
         Self {
             rx,
             open,
@@ -154,6 +162,7 @@ impl MessageRx {
             limit,
             progress: Progress::Open,
             vain_looks: 0,
+            looks_per_control,
         }
     }
 
@@ -262,9 +271,15 @@ impl MessageRx {
         }
         self.rx.release();
         self.vain_looks += 1;
-        if self.vain_looks >= LOOKS_PER_CONTROL {
+        if self.vain_looks >= self.looks_per_control {
             self.vain_looks = 0;
             self.open.shared().read_control();
+            if self.take(message)? {
+                return Ok(Received::Message);
+            }
+            if self.is_finished()? {
+                return Ok(Received::Finished);
+            }
         }
         if self.open.is_closed() {
             return self.take_last(message);

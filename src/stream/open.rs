@@ -2,6 +2,7 @@
 
 use crate::error::{CloseReason, Error, Identity};
 use crate::link::Shared;
+use crate::settings::Transport;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -54,6 +55,10 @@ impl Open {
 
     pub(super) fn peer(&self) -> Identity {
         self.0.shared.peer
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        self.0.shared.transport()
     }
 
     pub(super) fn peer_label(&self) -> &str {

@@ -90,6 +90,7 @@ pub(crate) enum Fences {
     /// Each side fences for itself.
     Symmetric,
     /// The sleeper fences for both.
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     Asymmetric,
 }
 
@@ -317,6 +318,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "spsc_transport")]
     #[test]
     fn a_heavy_fence_is_had_where_the_system_offers_it() {
         let (word, fenced) = (AtomicU64::new(0), AtomicU64::new(0));

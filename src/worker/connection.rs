@@ -78,6 +78,7 @@ pub(super) struct Connection {
     pub(super) last_busy: Instant,
     /// Whether it is swept.
     pub(super) is_active: bool,
+    is_over_socket: bool,
     /// Whether the page does not say yet how it was parked.
     pub(super) is_unobserved: bool,
 }
@@ -110,6 +111,7 @@ impl Connection {
         };
         #[cfg(not(feature = "tokio"))]
         let _ = (key, max_in_flight);
+        let is_over_socket = link.shared.is_over_socket();
         let accepted = usize::try_from(link.shared.terms.max_message_out).unwrap_or(usize::MAX);
         Self {
             plain_reply_max: whole_max(&link.tx).min(accepted),
@@ -128,6 +130,7 @@ impl Connection {
             last_busy: Instant::now(),
             is_active: false,
             is_unobserved: false,
+            is_over_socket,
         }
     }
 
@@ -135,6 +138,12 @@ impl Connection {
     #[inline(always)]
     pub(super) fn prefetch(&self) {
         self.link.rx.prefetch_next();
+    }
+
+    /// Whether the kernel tells of each arrival, so that there is no point in looking.
+    #[inline(always)]
+    pub(super) fn is_over_socket(&self) -> bool {
+        self.is_over_socket
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -374,6 +383,8 @@ impl Connection {
         let (tx, rx, counted) = (&self.link.tx, &self.link.rx, &self.counted);
         let ((peer_head, peer_sleeps), (peer_tail, peer_waits)) =
             (tx.observe_peer(), rx.observe_peer());
+        // What is sent over the socket is taken by this process, of which nobody sleeps for it.
+        let peer_sleeps = peer_sleeps && !self.is_over_socket;
         let parked = !self.is_active;
         slot.observe(&Observed {
             state: if parked { State::Parked } else { State::Active },
@@ -403,7 +414,9 @@ impl Connection {
     pub(super) fn announce(&mut self) -> [Option<Fences>; 2] {
         // Late answers are published by the next turn, and there will be none.
         self.link.tx.publish();
-        let for_data = self.takes_requests().then(|| self.link.rx.announce());
+        // Over the socket it is the worker itself that fills the ring, when the kernel tells it to.
+        let looks = !self.is_over_socket && self.takes_requests();
+        let for_data = looks.then(|| self.link.rx.announce());
         let for_space = (!self.outbox.is_empty()).then(|| self.link.tx.announce());
         [for_data, for_space]
     }

@@ -313,6 +313,8 @@ impl Worker {
                 ..
             } = &mut self;
             let found = match active[..] {
+                // Who is told of everything by the kernel need not look.
+                [] => false,
                 [alone] => {
                     let connection = &mut connections[alone];
                     spinner.spin(|| connection.watch() || mailbox.has_mail())
@@ -369,6 +371,17 @@ impl Worker {
             let key = self.active[place];
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
+                Ok(Found::Nothing) if connection.is_over_socket() => {
+                    let shared = &connection.link().shared;
+                    if shared.closed().is_some() {
+                        let error = shared.closed_error();
+                        self.remove(key, error);
+                    } else {
+                        // Only those that had their turn move up.
+                        self.active.remove(place);
+                        self.parking.push(key);
+                    }
+                }
                 Ok(Found::Nothing) => {}
                 Ok(found) => {
                     connection.last_busy = self.now;
@@ -380,6 +393,9 @@ impl Worker {
                 // Takes it off the list, in which only later ones move up.
                 Err(error) => self.remove(key, *error),
             }
+        }
+        if !self.parking.is_empty() {
+            self.park();
         }
         busy
     }
@@ -561,7 +577,10 @@ impl Worker {
         };
         let shared = &connection.link().shared;
         shared.read_control();
-        if shared.closed().is_some() {
+        if connection.is_over_socket() {
+            // What came has its turn, and behind it the end, if that came too.
+            self.activate(key);
+        } else if shared.closed().is_some() {
             let error = shared.closed_error();
             self.remove(key, error);
         }
@@ -622,7 +641,13 @@ impl Worker {
         let watched = self
             .multiplexer
             .add_doorbell(key, link.shared.bell())
-            .and_then(|()| self.multiplexer.add_socket(key, link.shared.control()));
+            .and_then(|()| {
+                let socket = link.shared.control();
+                if link.shared.is_over_socket() {
+                    return self.multiplexer.add_stream(key, socket);
+                }
+                self.multiplexer.add_socket(key, socket)
+            });
         if let Err(error) = watched {
             tracing::error!(%error, "a connection cannot be watched");
             self.multiplexer.remove(link.shared.bell());

@@ -2,13 +2,14 @@
 
 use crate::client::BlockingClient;
 use crate::error::CloseReason;
-use crate::link::{FEATURE_TRACE_CONTEXT, Wishes, connect, stage_frame, supported_features};
+use crate::link::{Wishes, connect, stage_frame};
 use crate::metrics::Counter;
 use crate::name::Place;
 use crate::proto::frame::{Header, TraceContext};
+use crate::proto::handshake::FEATURE_TRACE_CONTEXT;
 use crate::proto::mode::Mode;
 use crate::server::Server;
-use crate::settings::{Memory, PeerPolicy};
+use crate::settings::{Memory, PeerPolicy, TransportPolicy};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -32,12 +33,13 @@ fn a_trace_context_that_was_not_agreed_on_ends_its_connection_alone() {
     let mut other = BlockingClient::connect(path).unwrap();
     let wishes = Wishes {
         mode: Mode::Calls,
-        features: supported_features() & !FEATURE_TRACE_CONTEXT,
+        withheld: FEATURE_TRACE_CONTEXT,
         ring_to_server: 65536,
         ring_to_client: 65536,
         max_message: 1 << 20,
         stream_credits: 1,
         memory: Memory::default(),
+        transports: TransportPolicy::default(),
         label: "hostile".into(),
         timeout: Duration::from_secs(30),
         policy: PeerPolicy::same_user(),

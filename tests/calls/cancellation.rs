@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 /// Long enough for a request to be under way, and short for a test.
 const A_MOMENT: Duration = Duration::from_millis(60);
 
-#[test]
 fn dropping_a_call_drops_the_handlers_future() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -33,7 +32,6 @@ fn dropping_a_call_drops_the_handlers_future() {
     });
 }
 
-#[test]
 fn a_deadline_ends_a_call_on_both_sides() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -95,7 +93,6 @@ fn is_late(error: &Error) -> bool {
     }
 }
 
-#[test]
 fn the_server_keeps_the_deadline_of_a_client_that_stands_still() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -113,7 +110,6 @@ fn the_server_keeps_the_deadline_of_a_client_that_stands_still() {
     );
 }
 
-#[test]
 fn a_late_reply_is_not_taken_for_another_calls() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -138,7 +134,6 @@ fn a_late_reply_is_not_taken_for_another_calls() {
     });
 }
 
-#[test]
 fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -202,7 +197,6 @@ fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
     );
 }
 
-#[test]
 fn a_cancellation_that_finds_the_ring_full_is_sent_later() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -242,7 +236,6 @@ fn a_cancellation_that_finds_the_ring_full_is_sent_later() {
     });
 }
 
-#[test]
 fn a_call_that_is_kept_but_not_polled_hinders_nobody() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -283,7 +276,6 @@ fn a_call_that_is_kept_but_not_polled_hinders_nobody() {
     });
 }
 
-#[test]
 fn a_large_request_that_is_kept_half_sent_hinders_nobody() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -312,7 +304,6 @@ fn a_large_request_that_is_kept_half_sent_hinders_nobody() {
     });
 }
 
-#[test]
 fn a_client_whose_runtime_is_gone_reports_it() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -326,3 +317,15 @@ fn a_client_whose_runtime_is_gone_reports_it() {
         assert!(matches!(error, Err(Error::Closed { .. })), "{error:?}");
     });
 }
+
+crate::over_both_transports!(
+    dropping_a_call_drops_the_handlers_future,
+    a_deadline_ends_a_call_on_both_sides,
+    the_server_keeps_the_deadline_of_a_client_that_stands_still,
+    a_late_reply_is_not_taken_for_another_calls,
+    giving_up_in_the_middle_of_a_request_does_not_break_the_connection,
+    a_cancellation_that_finds_the_ring_full_is_sent_later,
+    a_call_that_is_kept_but_not_polled_hinders_nobody,
+    a_large_request_that_is_kept_half_sent_hinders_nobody,
+    a_client_whose_runtime_is_gone_reports_it,
+);

@@ -211,3 +211,27 @@ pub fn deadline(settings: &Settings, commands: Commands) {
     say(format!("{error:?}"));
     commands.wait();
 }
+
+/// A client that may not map the rings that it wishes for.
+#[cfg(all(target_os = "linux", feature = "spsc_transport"))]
+pub fn cramped(settings: &Settings, commands: Commands) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let name = settings.text("name").unwrap();
+    // Everything else is there already.
+    drop(BlockingClient::connect(name).unwrap());
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    let mapped = pages * rustix::param::page_size() as u64;
+    let limit = Rlimit {
+        current: Some(mapped + (1 << 20)),
+        maximum: getrlimit(Resource::As).maximum,
+    };
+    setrlimit(Resource::As, limit).unwrap();
+    say("ready");
+    let builder = ClientBuilder::new().ring(4 << 20);
+    let mut client = builder.connect_blocking(name).unwrap();
+    let request = pattern(7, 10_000);
+    assert!(client.call_bytes("echo", &request).unwrap() == request);
+    say(client.info().transport);
+    commands.wait();
+}

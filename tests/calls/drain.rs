@@ -6,7 +6,6 @@ use nearwire::{BlockingClient, Client, CloseReason, Code, Error};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-#[test]
 fn what_is_in_flight_is_finished() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -72,7 +71,6 @@ fn is_orderly(error: &Error) -> bool {
     }
 }
 
-#[test]
 fn what_takes_too_long_is_cut_off() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -92,7 +90,6 @@ fn what_takes_too_long_is_cut_off() {
     });
 }
 
-#[test]
 fn clients_that_never_stop_calling_do_not_hold_the_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -134,7 +131,6 @@ fn clients_that_never_stop_calling_do_not_hold_the_server() {
     });
 }
 
-#[test]
 fn a_client_that_stands_still_does_not_hold_the_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -153,7 +149,6 @@ fn a_client_that_stands_still_does_not_hold_the_server() {
     });
 }
 
-#[test]
 fn an_idle_server_shuts_down_at_once() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -168,3 +163,11 @@ fn an_idle_server_shuts_down_at_once() {
         assert!(begun.elapsed() < Duration::from_secs(10));
     });
 }
+
+crate::over_both_transports!(
+    what_is_in_flight_is_finished,
+    what_takes_too_long_is_cut_off,
+    clients_that_never_stop_calling_do_not_hold_the_server,
+    a_client_that_stands_still_does_not_hold_the_server,
+    an_idle_server_shuts_down_at_once,
+);

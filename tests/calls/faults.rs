@@ -9,7 +9,6 @@ use nearwire::{BlockingClient, Client, CloseReason, Code, Error, Spin};
 use std::sync::mpsc;
 use std::time::Instant;
 
-#[test]
 fn a_panicking_handler_costs_its_caller_one_error() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -82,7 +81,6 @@ fn kill_during<T: Send + 'static>(
     })
 }
 
-#[test]
 fn a_blocking_call_learns_that_the_server_was_killed() {
     for spin in [Spin::default(), Spin::NEVER] {
         let place = Place::new();
@@ -108,7 +106,6 @@ fn a_blocking_call_learns_that_the_server_was_killed() {
     }
 }
 
-#[test]
 fn a_pipeline_learns_that_the_server_was_killed() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -135,7 +132,6 @@ fn a_pipeline_learns_that_the_server_was_killed() {
     assert!(is_gone(&error), "{error}");
 }
 
-#[test]
 fn sending_a_request_larger_than_the_ring_learns_that_the_server_was_killed() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -152,7 +148,6 @@ fn sending_a_request_larger_than_the_ring_learns_that_the_server_was_killed() {
     assert!(is_gone(&error), "{error}");
 }
 
-#[test]
 fn async_calls_and_streams_learn_that_the_server_was_killed() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -194,7 +189,6 @@ fn async_calls_and_streams_learn_that_the_server_was_killed() {
     });
 }
 
-#[test]
 fn an_idle_async_client_learns_of_it_with_its_next_call() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -212,7 +206,6 @@ fn an_idle_async_client_learns_of_it_with_its_next_call() {
     });
 }
 
-#[test]
 fn killed_clients_leave_nothing_at_the_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -242,7 +235,6 @@ fn killed_clients_leave_nothing_at_the_server() {
     );
 }
 
-#[test]
 fn connecting_and_leaving_leaks_no_descriptor_on_either_side() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -263,7 +255,6 @@ fn connecting_and_leaving_leaks_no_descriptor_on_either_side() {
     });
 }
 
-#[test]
 fn a_stopped_client_does_not_disturb_others() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -296,7 +287,6 @@ fn a_stopped_client_does_not_disturb_others() {
     });
 }
 
-#[test]
 fn a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -342,7 +332,6 @@ fn nothing_is_kept(server: &Process, clients: &Process, round: impl Fn()) {
     });
 }
 
-#[test]
 fn a_client_that_gives_up_on_a_stopped_server_keeps_nothing() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -358,7 +347,6 @@ fn a_client_that_gives_up_on_a_stopped_server_keeps_nothing() {
     });
 }
 
-#[test]
 fn a_client_that_gives_up_in_the_middle_of_a_handshake_keeps_nothing() {
     let place = Place::new();
     let server = place.start_ready("server", &[("slow policy", "500")]);
@@ -372,7 +360,6 @@ fn a_client_that_gives_up_in_the_middle_of_a_handshake_keeps_nothing() {
     });
 }
 
-#[test]
 fn a_policy_that_panics_refuses_and_nothing_else() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("panicking policy", "")]);
@@ -382,3 +369,19 @@ fn a_policy_that_panics_refuses_and_nothing_else() {
         assert_eq!(code, nearwire::proto::handshake::RejectCode::Credentials);
     }
 }
+
+crate::over_both_transports!(
+    a_panicking_handler_costs_its_caller_one_error,
+    a_blocking_call_learns_that_the_server_was_killed,
+    a_pipeline_learns_that_the_server_was_killed,
+    sending_a_request_larger_than_the_ring_learns_that_the_server_was_killed,
+    async_calls_and_streams_learn_that_the_server_was_killed,
+    an_idle_async_client_learns_of_it_with_its_next_call,
+    killed_clients_leave_nothing_at_the_server,
+    connecting_and_leaving_leaks_no_descriptor_on_either_side,
+    a_stopped_client_does_not_disturb_others,
+    a_server_that_stands_still_does_not_hold_a_connecting_client_for_ever,
+    a_client_that_gives_up_on_a_stopped_server_keeps_nothing,
+    a_client_that_gives_up_in_the_middle_of_a_handshake_keeps_nothing,
+    a_policy_that_panics_refuses_and_nothing_else,
+);

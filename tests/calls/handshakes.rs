@@ -5,7 +5,7 @@ use crate::server::NAME;
 use crate::support::{PATIENCE, Place, pattern, within};
 use nearwire::proto::handshake::{
     ClientHandshake, ClientLimits, ClientStep, Close, CloseCode, HandshakeError, Hello,
-    MessageKind, MessageReader, Reject, RejectCode, VersionRange,
+    MessageKind, MessageReader, Ready, Reject, RejectCode, VersionRange,
 };
 use nearwire::proto::mode::Mode;
 use nearwire::{BlockingClient, ClientBuilder, Error};
@@ -291,7 +291,7 @@ fn a_client_survives_servers_that_are_none() {
         matches!(error, HandshakeError::Disconnected { .. }),
         "{error}"
     );
-    let error = connect_to(6, nearwire::proto::handshake::encode_ready());
+    let error = connect_to(6, Ready { over_socket: false }.encode());
     assert!(
         matches!(error, HandshakeError::OutOfOrder { .. }),
         "{error}"

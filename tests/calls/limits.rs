@@ -3,7 +3,7 @@
 use crate::server::NAME;
 use crate::support::{PATIENCE, Place, Process, eventually, pattern, within, within_async};
 use nearwire::proto::handshake::{HandshakeError, RejectCode};
-use nearwire::{BlockingClient, Client, ClientBuilder, Code, Error};
+use nearwire::{BlockingClient, Client, ClientBuilder, Code, Error, Transport};
 use std::time::Duration;
 
 fn status_code(error: Error) -> Code {
@@ -25,7 +25,6 @@ fn echoed(server: &Process) -> u64 {
     server.report()["echoed"]
 }
 
-#[test]
 fn a_request_above_the_servers_limit_is_not_sent() {
     // Below what fits into one record, and above it.
     for limit in [1000, 100_000] {
@@ -77,7 +76,6 @@ fn a_request_above_the_servers_limit_is_not_sent() {
     }
 }
 
-#[test]
 fn a_reply_above_the_clients_limit_is_a_status() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -101,7 +99,6 @@ fn a_reply_above_the_clients_limit_is_a_status() {
     });
 }
 
-#[test]
 fn a_stream_item_above_the_clients_limit_ends_the_stream() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -118,7 +115,6 @@ fn a_stream_item_above_the_clients_limit_ends_the_stream() {
     });
 }
 
-#[test]
 fn a_pipeline_says_when_too_many_calls_are_in_flight() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("max_in_flight", "8")]);
@@ -158,7 +154,6 @@ fn a_pipeline_says_when_too_many_calls_are_in_flight() {
     });
 }
 
-#[test]
 fn more_tasks_than_places_all_come_through() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("max_in_flight", "3")]);
@@ -189,7 +184,6 @@ fn more_tasks_than_places_all_come_through() {
     });
 }
 
-#[test]
 fn calls_can_be_cancelled_when_all_places_are_taken() {
     let place = Place::new();
     let server = place.start_ready("server", &[("max_in_flight", "2")]);
@@ -219,7 +213,6 @@ fn calls_can_be_cancelled_when_all_places_are_taken() {
     });
 }
 
-#[test]
 fn streams_go_on_when_all_places_are_taken() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("max_in_flight", "2")]);
@@ -240,7 +233,6 @@ fn streams_go_on_when_all_places_are_taken() {
     });
 }
 
-#[test]
 fn clients_beyond_the_limit_are_refused_and_told_why() {
     let place = Place::new();
     let server = place.start_ready("server", &[("max_connections", "3")]);
@@ -262,7 +254,6 @@ fn clients_beyond_the_limit_are_refused_and_told_why() {
     assert_eq!(another.call_bytes("echo", b"in").unwrap(), b"in");
 }
 
-#[test]
 fn the_calls_of_all_connections_together_are_limited() {
     let place = Place::new();
     let server = place.start_ready("server", &[("max_running", "10")]);
@@ -290,13 +281,18 @@ fn the_calls_of_all_connections_together_are_limited() {
     });
 }
 
+/// Of clients that take nothing else; others go over the socket.
+#[cfg(feature = "spsc_transport")]
 #[test]
 fn mapped_memory_is_limited_and_comes_back() {
     let place = Place::new();
     // Room for two default connections, each of two rings and their words.
     let each = 2 * (64 << 10) + 2 * 4096;
     let limit = (2 * each + 1).to_string();
-    let server = place.start_ready("server", &[("max_mapped", &limit)]);
+    let server = place.start_ready(
+        "server",
+        &[("max_mapped", &limit), ("transport", "shared memory")],
+    );
     let name = place.socket(NAME);
     let mut clients: Vec<_> = (0..2)
         .map(|_| BlockingClient::connect(&name).unwrap())
@@ -320,7 +316,6 @@ fn mapped_memory_is_limited_and_comes_back() {
         .collect();
 }
 
-#[test]
 fn rings_are_clamped_to_the_servers_limits() {
     let place = Place::new();
     let limits = [("min_ring", "8192"), ("max_ring", "131072")];
@@ -337,6 +332,11 @@ fn rings_are_clamped_to_the_servers_limits() {
             let builder = ClientBuilder::new().ring(wish);
             let mut client = builder.connect_blocking(&name).unwrap();
             let info = client.info();
+            // Over the socket larger ones are of no use.
+            let granted = match info.transport {
+                Transport::Socket => granted.min(65_536),
+                _ => granted,
+            };
             assert_eq!((info.ring_out, info.ring_in), (granted, granted), "{wish}");
             let request = pattern(1, 500_000);
             assert!(client.call_bytes("echo", &request).unwrap() == request);
@@ -358,7 +358,6 @@ fn rings_are_clamped_to_the_servers_limits() {
     });
 }
 
-#[test]
 fn wrong_uses_are_named() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -400,7 +399,6 @@ fn wrong_uses_are_named() {
     assert!(matches!(error, Error::PathTooLong { .. }), "{error}");
 }
 
-#[test]
 fn an_async_method_needs_a_runtime() {
     let place = Place::new();
     let server = nearwire::Server::builder().method_async("later", |r| async { Ok(r) });
@@ -422,3 +420,18 @@ fn an_async_method_needs_a_runtime() {
     let error = server.bind(&place.socket("x")).unwrap_err();
     assert!(matches!(error, Error::Setting { .. }), "{error}");
 }
+
+crate::over_both_transports!(
+    a_request_above_the_servers_limit_is_not_sent,
+    a_reply_above_the_clients_limit_is_a_status,
+    a_stream_item_above_the_clients_limit_ends_the_stream,
+    a_pipeline_says_when_too_many_calls_are_in_flight,
+    more_tasks_than_places_all_come_through,
+    calls_can_be_cancelled_when_all_places_are_taken,
+    streams_go_on_when_all_places_are_taken,
+    clients_beyond_the_limit_are_refused_and_told_why,
+    the_calls_of_all_connections_together_are_limited,
+    rings_are_clamped_to_the_servers_limits,
+    wrong_uses_are_named,
+    an_async_method_needs_a_runtime,
+);

@@ -18,7 +18,6 @@ fn outcomes(snapshot: &Snapshot) -> Vec<(&'static str, u64)> {
     calls.filter(|&(_, count)| count > 0).collect()
 }
 
-#[test]
 fn every_call_is_counted_once_by_how_it_ended() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("workers", "2"), ("max_in_flight", "8")]);
@@ -82,7 +81,6 @@ fn every_call_is_counted_once_by_how_it_ended() {
     assert!(snapshot.connections.is_empty());
 }
 
-#[test]
 fn with_one_in_one_every_call_is_in_the_histograms() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("sampling", "1"), ("workers", "1")]);
@@ -128,7 +126,6 @@ fn with_one_in_one_every_call_is_in_the_histograms() {
     assert!(depths.quantile(1.0).unwrap() >= 1, "the sleeping call");
 }
 
-#[test]
 fn without_sampling_there_are_counters_and_no_times() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("sampling", "0")]);
@@ -152,7 +149,6 @@ fn without_sampling_there_are_counters_and_no_times() {
     }
 }
 
-#[test]
 fn about_one_in_so_many_is_sampled() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("sampling", "100")]);
@@ -188,7 +184,6 @@ fn about_one_in_so_many_is_sampled() {
     assert!((280..520).contains(&handlers.count()), "{handlers:?}");
 }
 
-#[test]
 fn connections_are_listed_with_who_they_are_and_how() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "2")]);
@@ -237,6 +232,7 @@ fn connections_are_listed_with_who_they_are_and_how() {
     );
 }
 
+/// Over the socket the system holds much of what a client does not take.
 #[test]
 fn a_client_that_does_not_take_its_replies_is_stuck() {
     let place = Place::new();
@@ -283,7 +279,6 @@ fn a_client_that_does_not_take_its_replies_is_stuck() {
     });
 }
 
-#[test]
 fn a_worker_that_is_held_up_shows_while_it_is() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("workers", "1")]);
@@ -340,7 +335,6 @@ fn what_has_no_counters_says_so() {
     assert!(matches!(error, Error::NoServer { .. }), "{error}");
 }
 
-#[test]
 fn a_full_server_can_be_looked_at() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("max_connections", "2")]);
@@ -356,7 +350,6 @@ fn a_full_server_can_be_looked_at() {
     assert_eq!(code, RejectCode::Limits);
 }
 
-#[test]
 fn observers_leave_nothing_at_the_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -382,7 +375,6 @@ fn observers_leave_nothing_at_the_server() {
     });
 }
 
-#[test]
 fn the_end_of_a_server_is_seen_and_its_last_words_stay() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -406,3 +398,15 @@ fn the_end_of_a_server_is_seen_and_its_last_words_stay() {
     eventually("it is seen", || !observer.is_alive());
     assert!(observer.snapshot().is_draining);
 }
+
+crate::over_both_transports!(
+    every_call_is_counted_once_by_how_it_ended,
+    with_one_in_one_every_call_is_in_the_histograms,
+    without_sampling_there_are_counters_and_no_times,
+    about_one_in_so_many_is_sampled,
+    connections_are_listed_with_who_they_are_and_how,
+    a_worker_that_is_held_up_shows_while_it_is,
+    a_full_server_can_be_looked_at,
+    observers_leave_nothing_at_the_server,
+    the_end_of_a_server_is_seen_and_its_last_words_stay,
+);

@@ -73,7 +73,7 @@ pub fn receipt(order: &Order) -> Receipt {
     }
 }
 
-/// Serves until told otherwise. Settings: `name`, `spin` (never, always), `workers`, `pin` (auto, or a
+/// Serves until told otherwise. Settings: `name`, `transport`, `spin` (never, always), `workers`, `pin` (auto, or a
 /// processor), the limits, `handshake_ms`,
 /// `sampling`, `refuse` (with this text), `panicking policy`, `slow policy` (in milliseconds).
 pub fn serve(settings: &Settings, commands: Commands) {
@@ -161,6 +161,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
         limits.max_mapped = bytes as u64;
     }
     builder = builder.limits(limits);
+    if let Some(transport) = settings.text("transport") {
+        builder = builder.transport(crate::transports::of_name(transport));
+    }
     if settings.text("spin") == Some("never") {
         builder = builder.spin(Spin::NEVER);
     }

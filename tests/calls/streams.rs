@@ -10,7 +10,6 @@ use std::time::Duration;
 /// What a client grants each stream in advance, in items.
 const WINDOW: u64 = 64;
 
-#[test]
 fn items_come_in_order_and_then_the_end() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -30,7 +29,6 @@ fn items_come_in_order_and_then_the_end() {
     });
 }
 
-#[test]
 fn items_may_be_larger_than_the_ring() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -54,7 +52,6 @@ fn items_may_be_larger_than_the_ring() {
     });
 }
 
-#[test]
 fn a_slow_reader_holds_the_handler_back() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -105,7 +102,6 @@ fn a_slow_reader_holds_the_handler_back() {
     });
 }
 
-#[test]
 fn dropping_a_stream_cancels_its_handler() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -129,7 +125,6 @@ fn dropping_a_stream_cancels_its_handler() {
     });
 }
 
-#[test]
 fn an_error_ends_the_stream_after_the_items_before_it() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -159,7 +154,6 @@ fn an_error_ends_the_stream_after_the_items_before_it() {
     });
 }
 
-#[test]
 fn streams_and_calls_share_a_connection() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -202,7 +196,6 @@ fn streams_and_calls_share_a_connection() {
     });
 }
 
-#[test]
 fn a_stream_goes_on_while_its_credits_find_the_ring_full() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -235,3 +228,13 @@ fn a_stream_goes_on_while_its_credits_find_the_ring_full() {
         block.await.unwrap().unwrap();
     });
 }
+
+crate::over_both_transports!(
+    items_come_in_order_and_then_the_end,
+    items_may_be_larger_than_the_ring,
+    a_slow_reader_holds_the_handler_back,
+    dropping_a_stream_cancels_its_handler,
+    an_error_ends_the_stream_after_the_items_before_it,
+    streams_and_calls_share_a_connection,
+    a_stream_goes_on_while_its_credits_find_the_ring_full,
+);

@@ -11,7 +11,6 @@ fn context() -> TraceContext {
     TRACEPARENT.parse().unwrap()
 }
 
-#[test]
 fn handlers_get_the_callers_trace_and_no_other() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -46,7 +45,6 @@ fn handlers_get_the_callers_trace_and_no_other() {
     });
 }
 
-#[test]
 fn what_names_no_trace_is_as_good_as_none() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -68,3 +66,8 @@ fn what_names_no_trace_is_as_good_as_none() {
         }
     });
 }
+
+crate::over_both_transports!(
+    handlers_get_the_callers_trace_and_no_other,
+    what_names_no_trace_is_as_good_as_none,
+);

@@ -36,7 +36,6 @@ const SIZES: [usize; 22] = [
 
 const HANDLERS: [&str; 4] = ["echo", "echo_into", "echo_ready", "echo_later"];
 
-#[test]
 fn a_blocking_client_gets_back_what_it_sent() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -63,7 +62,6 @@ fn a_blocking_client_gets_back_what_it_sent() {
     });
 }
 
-#[test]
 fn an_async_client_gets_back_what_it_sent() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -87,7 +85,6 @@ fn an_async_client_gets_back_what_it_sent() {
     }
 }
 
-#[test]
 fn sixty_four_tasks_share_a_connection_and_nobody_gets_anothers_reply() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -117,7 +114,6 @@ fn sixty_four_tasks_share_a_connection_and_nobody_gets_anothers_reply() {
     }
 }
 
-#[test]
 fn client_processes_of_all_kinds_share_a_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "2")]);
@@ -131,7 +127,6 @@ fn client_processes_of_all_kinds_share_a_server() {
     });
 }
 
-#[test]
 fn a_pipeline_keeps_the_order_of_sync_handlers() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -171,7 +166,6 @@ fn a_pipeline_keeps_the_order_of_sync_handlers() {
     });
 }
 
-#[test]
 fn a_pipeline_takes_answers_as_they_come_and_can_be_given_up() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -201,7 +195,6 @@ fn a_pipeline_takes_answers_as_they_come_and_can_be_given_up() {
     });
 }
 
-#[test]
 fn typed_calls_carry_serde_types() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -242,7 +235,6 @@ fn typed_calls_carry_serde_types() {
     });
 }
 
-#[test]
 fn errors_of_handlers_reach_the_caller_and_only_the_runtime_speaks_for_itself() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -264,7 +256,6 @@ fn errors_of_handlers_reach_the_caller_and_only_the_runtime_speaks_for_itself() 
     });
 }
 
-#[test]
 fn a_handler_is_told_who_calls() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -284,3 +275,15 @@ fn a_handler_is_told_who_calls() {
         assert!(known.iter().any(|known| known == "echo"), "{known:?}");
     });
 }
+
+crate::over_both_transports!(
+    a_blocking_client_gets_back_what_it_sent,
+    an_async_client_gets_back_what_it_sent,
+    sixty_four_tasks_share_a_connection_and_nobody_gets_anothers_reply,
+    client_processes_of_all_kinds_share_a_server,
+    a_pipeline_keeps_the_order_of_sync_handlers,
+    a_pipeline_takes_answers_as_they_come_and_can_be_given_up,
+    typed_calls_carry_serde_types,
+    errors_of_handlers_reach_the_caller_and_only_the_runtime_speaks_for_itself,
+    a_handler_is_told_who_calls,
+);

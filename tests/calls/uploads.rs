@@ -10,7 +10,6 @@ use std::time::Duration;
 /// What a server grants each stream in advance, in items.
 const WINDOW: u64 = 64;
 
-#[test]
 fn a_stream_of_the_callers_gets_one_reply() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -29,7 +28,6 @@ fn a_stream_of_the_callers_gets_one_reply() {
     });
 }
 
-#[test]
 fn items_of_the_callers_may_be_larger_than_the_ring() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -50,7 +48,6 @@ fn items_of_the_callers_may_be_larger_than_the_ring() {
     });
 }
 
-#[test]
 fn small_and_large_items_keep_their_order_while_the_ring_is_full() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("workers", "1")]);
@@ -98,7 +95,6 @@ fn small_and_large_items_keep_their_order_while_the_ring_is_full() {
     });
 }
 
-#[test]
 fn a_handler_that_does_not_read_holds_the_caller_back() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -128,7 +124,6 @@ fn a_handler_that_does_not_read_holds_the_caller_back() {
     });
 }
 
-#[test]
 fn a_handler_may_answer_before_the_stream_has_ended() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -157,7 +152,6 @@ fn a_handler_may_answer_before_the_stream_has_ended() {
     });
 }
 
-#[test]
 fn a_stream_that_is_dropped_is_not_taken_for_one_that_ended() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -182,7 +176,6 @@ fn a_stream_that_is_dropped_is_not_taken_for_one_that_ended() {
     });
 }
 
-#[test]
 fn streams_go_both_ways_at_a_time() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -217,7 +210,6 @@ fn streams_go_both_ways_at_a_time() {
     });
 }
 
-#[test]
 fn a_deadline_ends_calls_with_streams() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -247,7 +239,6 @@ fn a_deadline_ends_calls_with_streams() {
     });
 }
 
-#[test]
 fn both_halves_of_a_call_are_told_how_it_failed() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -291,7 +282,6 @@ fn both_halves_of_a_call_are_told_how_it_failed() {
     });
 }
 
-#[test]
 fn notifications_arrive_and_get_no_answer() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -324,7 +314,6 @@ fn notifications_arrive_and_get_no_answer() {
     });
 }
 
-#[test]
 fn a_method_called_in_the_wrong_way_is_named() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -341,3 +330,17 @@ fn a_method_called_in_the_wrong_way_is_named() {
         assert!(matches!(error, Error::WrongShape { .. }), "{error}");
     });
 }
+
+crate::over_both_transports!(
+    a_stream_of_the_callers_gets_one_reply,
+    small_and_large_items_keep_their_order_while_the_ring_is_full,
+    items_of_the_callers_may_be_larger_than_the_ring,
+    a_handler_that_does_not_read_holds_the_caller_back,
+    a_handler_may_answer_before_the_stream_has_ended,
+    a_stream_that_is_dropped_is_not_taken_for_one_that_ended,
+    streams_go_both_ways_at_a_time,
+    a_deadline_ends_calls_with_streams,
+    notifications_arrive_and_get_no_answer,
+    both_halves_of_a_call_are_told_how_it_failed,
+    a_method_called_in_the_wrong_way_is_named,
+);

@@ -6,12 +6,12 @@ use nearwire::{BlockingClient, ClientBuilder, Spin};
 use std::time::{Duration, Instant};
 
 /// Spins for as long as any test takes, so that nobody ever sleeps.
+#[cfg(feature = "spsc_transport")]
 const ALWAYS: Spin = Spin {
     budget: Duration::from_secs(60),
     adaptive: false,
 };
 
-#[test]
 fn idle_connections_cost_no_processor_time() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -41,6 +41,8 @@ fn idle_connections_cost_no_processor_time() {
     blocking.expect("done");
 }
 
+/// Over the socket each batch is a system call.
+#[cfg(feature = "spsc_transport")]
 #[test]
 fn nobody_is_woken_who_is_awake() {
     let place = Place::new();
@@ -67,7 +69,6 @@ fn nobody_is_woken_who_is_awake() {
     });
 }
 
-#[test]
 fn a_sleeper_is_woken_once_per_sleep() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("spin", "never"), ("workers", "1")]);
@@ -122,18 +123,15 @@ fn hammer(server_spin: &str, client_spin: &str, calls: &str, workers: &str) {
     drop(server);
 }
 
-#[test]
 fn no_wakeup_is_lost_between_sleepers() {
     hammer("never", "never", "20000", "1");
 }
 
-#[test]
 fn no_wakeup_is_lost_between_a_sleeper_and_a_spinner() {
     hammer("never", "default", "10000", "2");
     hammer("default", "never", "10000", "2");
 }
 
-#[test]
 fn no_wakeup_is_lost_when_the_ring_is_full() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("spin", "never"), ("workers", "1")]);
@@ -153,7 +151,6 @@ fn no_wakeup_is_lost_when_the_ring_is_full() {
     }
 }
 
-#[test]
 fn an_async_client_that_never_spins_works() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("spin", "never")]);
@@ -175,3 +172,12 @@ fn an_async_client_that_never_spins_works() {
     let mut blocking = BlockingClient::connect(&place.socket(NAME)).unwrap();
     assert_eq!(blocking.call_bytes("echo", b"on").unwrap(), b"on");
 }
+
+crate::over_both_transports!(
+    idle_connections_cost_no_processor_time,
+    a_sleeper_is_woken_once_per_sleep,
+    no_wakeup_is_lost_between_sleepers,
+    no_wakeup_is_lost_between_a_sleeper_and_a_spinner,
+    no_wakeup_is_lost_when_the_ring_is_full,
+    an_async_client_that_never_spins_works,
+);

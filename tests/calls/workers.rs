@@ -34,7 +34,6 @@ fn own_processors() -> Vec<usize> {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
 fn workers_are_pinned_where_they_say_they_are() {
     let cpus = own_processors();
     let last = cpus.last().unwrap().to_string();
@@ -67,7 +66,6 @@ fn workers_are_pinned_where_they_say_they_are() {
 
 /// A client whose handlers are slow, and who always has more calls: others wait for a few of them,
 /// not for as many as a turn of quick ones has.
-#[test]
 fn a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them() {
     const CALLS: usize = 800;
     // Two turns of 256 until the worker knows.
@@ -100,7 +98,6 @@ fn a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them() {
     assert!(meanwhile < 100, "{meanwhile} of {}", CALLS - UNTIL);
 }
 
-#[test]
 fn a_handler_that_blocks_shows() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "1")]);
@@ -116,7 +113,6 @@ fn a_handler_that_blocks_shows() {
     assert!(!said.contains("stalls: 0"), "{said}");
 }
 
-#[test]
 fn a_processor_that_is_not_this_processs_is_refused() {
     let place = Place::new();
     let server = Server::builder().pin(Pin::List(vec![0, 100_000]));
@@ -127,7 +123,6 @@ fn a_processor_that_is_not_this_processs_is_refused() {
     );
 }
 
-#[test]
 fn connections_are_spread_over_the_workers() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "3")]);
@@ -147,3 +142,11 @@ fn connections_are_spread_over_the_workers() {
     clients.extend((0..15).map(|_| connect()));
     eventually("ten each, for new ones go to the emptiest", || spread(10));
 }
+
+crate::over_both_transports!(
+    workers_are_pinned_where_they_say_they_are,
+    a_handler_that_blocks_shows,
+    a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them,
+    a_processor_that_is_not_this_processs_is_refused,
+    connections_are_spread_over_the_workers,
+);

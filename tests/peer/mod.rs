@@ -11,6 +11,8 @@ mod os;
 
 pub use os::kill_self;
 
+use crate::transports;
+use nearwire::{Listener, ListenerBuilder, TransportPolicy};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,12 +21,13 @@ use std::time::{Duration, Instant};
 
 const ROLE: &str = "NEARWIRE_TEST_ROLE";
 const NAME: &str = "NEARWIRE_TEST_NAME";
+const TRANSPORT: &str = "NEARWIRE_TEST_TRANSPORT";
 
 /// Far more than anything takes that is not hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory for one test's socket.
-pub struct Place(PathBuf);
+pub struct Place(PathBuf, TransportPolicy);
 
 impl Place {
     pub fn new() -> Self {
@@ -33,12 +36,17 @@ impl Place {
         let unique = format!("nearwire-test-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(unique);
         os::private_directory(&path);
-        Self(path)
+        Self(path, transports::current())
     }
 
     /// The name to listen on.
     pub fn name(&self) -> String {
         self.0.join("socket").to_str().unwrap().to_owned()
+    }
+
+    /// What to listen with: for the transport that the test runs over.
+    pub fn listener(&self) -> ListenerBuilder {
+        Listener::builder().transport(self.1)
     }
 
     /// The other process, in this role.
@@ -47,6 +55,7 @@ impl Place {
             .args(["peer_process", "--exact", "--nocapture"])
             .env(ROLE, role)
             .env(NAME, self.name())
+            .env(TRANSPORT, transports::name(self.1))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -63,6 +72,12 @@ impl Drop for Place {
 /// Role and name, in the other process.
 pub fn role() -> Option<(String, String)> {
     Some((std::env::var(ROLE).ok()?, std::env::var(NAME).ok()?))
+}
+
+/// In the other process: what to listen with, for the transport that the test runs over.
+pub fn listener() -> ListenerBuilder {
+    let transport = std::env::var(TRANSPORT).unwrap();
+    Listener::builder().transport(transports::of_name(&transport))
 }
 
 /// The other process. It does not outlive this.

@@ -17,6 +17,8 @@ pub mod process;
 pub use child::{Settings, play};
 pub use process::Process;
 
+use crate::transports;
+use nearwire::TransportPolicy;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -28,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A directory for one test's sockets, in which its children find names. Gone with the test.
 #[derive(Debug)]
-pub struct Place(PathBuf);
+pub struct Place(PathBuf, TransportPolicy);
 
 impl Place {
     pub fn new() -> Self {
@@ -37,7 +39,7 @@ impl Place {
         let unique = format!("nearwire-calls-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(unique);
         os::private_directory(&path);
-        Self(path)
+        Self(path, transports::current())
     }
 
     pub fn path(&self) -> &Path {
@@ -51,9 +53,13 @@ impl Place {
         socket.to_str().unwrap().to_owned()
     }
 
-    /// Starts a child in this role.
+    /// Starts a child in this role, which is told the transport that the test runs over.
     pub fn start(&self, role: &str, settings: &[(&str, &str)]) -> Process {
-        Process::start(&self.0, role, settings)
+        let mut settings = settings.to_vec();
+        if !settings.iter().any(|(name, _)| *name == "transport") {
+            settings.push(("transport", transports::name(self.1)));
+        }
+        Process::start(&self.0, role, &settings)
     }
 
     /// Starts a child in this role and waits until it says that it is ready.

@@ -3,6 +3,30 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use nearwire::TransportPolicy;
+use serde::{Deserialize, Serialize};
+
+/// What may carry a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+pub enum Transports {
+    /// Shared memory, and the socket where there is none.
+    #[default]
+    Any,
+    /// Shared memory or no connection.
+    SharedMemory,
+    /// The socket alone.
+    Socket,
+}
+
+impl From<Transports> for TransportPolicy {
+    fn from(transports: Transports) -> Self {
+        match transports {
+            Transports::Any => Self::PreferSharedMemory,
+            Transports::SharedMemory => Self::SharedMemoryOnly,
+            Transports::Socket => Self::SocketOnly,
+        }
+    }
+}
 
 /// Reads a size: `4096`, `64KiB`, `1.5 MB`.
 ///

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nearwire::{BlockingClient, ClientBuilder, Error};
 use serde::Serialize;
 
-use crate::arguments;
+use crate::arguments::{self, Transports};
 use crate::output::{print_bytes, print_json, print_json_line, print_text};
 
 /// Call a method of a server and print the reply; without a method, list the methods.
@@ -47,6 +47,9 @@ pub struct Call {
     /// The largest reply to accept.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = arguments::bytes)]
     max_message: usize,
+    /// What may carry the connection.
+    #[arg(long, value_enum, default_value_t = Transports::Any)]
+    transport: Transports,
     /// Print the reply in hexadecimal.
     #[arg(long)]
     hex: bool,
@@ -85,6 +88,8 @@ impl<'a> Outcome<'a> {
 struct Offer<'a> {
     methods: Vec<&'a str>,
     max_request: u64,
+    /// What carries this connection: shared memory or socket.
+    transport: String,
     server: Server,
 }
 
@@ -128,6 +133,7 @@ impl Call {
     fn settings(&self) -> ClientBuilder {
         ClientBuilder::new()
             .max_message(self.max_message)
+            .transport(self.transport.into())
             .label("nearwire call")
     }
 
@@ -169,6 +175,7 @@ impl Call {
         print_json(&Offer {
             methods,
             max_request: info.max_message_out,
+            transport: info.transport.to_string(),
             server: Server {
                 pid: info.peer.pid,
                 uid: info.peer.uid,

@@ -65,6 +65,7 @@ struct Connection {
     answers_waiting: u64,
     requests: Ring,
     replies: Ring,
+    transport: String,
     features: Vec<String>,
     huge_pages: bool,
 }
@@ -151,6 +152,7 @@ fn describe(interval: &Interval, connection: &ConnectionSnapshot) -> Connection 
         answers_waiting: connection.waiting,
         requests: connection.requests.into(),
         replies: connection.replies.into(),
+        transport: connection.transport.to_string(),
         features: nearwire::feature_names(connection.features),
         huge_pages: connection.huge_pages,
     }
@@ -211,14 +213,16 @@ fn block(connection: &Connection) -> String {
         true => "none".to_owned(),
         false => connection.features.join(", "),
     };
+    // Over the socket the rings are in the server's own memory.
     let pages = if connection.huge_pages {
-        "huge"
+        ", huge pages"
     } else {
-        "ordinary"
+        ""
     };
     let _ = writeln!(
         text,
-        "  features {features} · {pages} pages · as of {:.0} ms ago",
+        "  over {}{pages} · features {features} · as of {:.0} ms ago",
+        connection.transport,
         connection.observed_seconds_ago * 1e3
     );
     text

@@ -10,9 +10,10 @@ use nearwire::{Exporter, HugePages, Limits, Memory, Pin, Server, ServerBuilder, 
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::arguments::{self, Transports};
 use crate::private::{self, PrivateServer};
 use crate::process::{Parent, raise_descriptor_limit};
-use crate::{arguments, scrape, services};
+use crate::{scrape, services};
 
 /// The role of a server process that serves one command, see [`start_privately`].
 pub const PRIVATE_SERVER_ROLE: &str = "server";
@@ -62,6 +63,9 @@ pub struct Settings {
     /// Touch all pages of a ring when a client connects, so that no page fault comes later.
     #[arg(long)]
     pub pre_touch: bool,
+    /// What may carry the connections.
+    #[arg(long, value_enum, default_value_t = Transports::Any)]
+    pub transport: Transports,
     /// The largest ring that a client gets, per direction.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = arguments::bytes)]
     pub ring_max: usize,
@@ -82,6 +86,7 @@ impl Default for Settings {
             max_message: limits.max_message,
             huge_pages: Pages::Never,
             pre_touch: false,
+            transport: Transports::Any,
             ring_max: limits.max_ring,
             sampling: 1000,
         }
@@ -171,6 +176,7 @@ impl Settings {
                 },
                 pre_touch: self.pre_touch,
             })
+            .transport(self.transport.into())
             .spin(spin(self.spin))
             .sampling(self.sampling)
             .pin(match &self.pin {

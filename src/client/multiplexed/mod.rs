@@ -127,6 +127,7 @@ impl Client {
     /// Must be called inside the runtime that is to watch the connection.
     pub(in crate::client) fn new(link: Link, spin: Spin, sampling: u32) -> Result<Self> {
         let shared = link.shared.clone();
+        let spin = shared.spin(spin);
         // The driver spins by itself; the waiter is for sleeping only.
         let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;
         let core = Arc::new(Core {

@@ -1,8 +1,9 @@
 //! The client's end of the handshake.
 
-use super::envelope::{MessageKind, MessageReader};
+use super::FEATURE_SOCKET_TRANSPORT;
+use super::envelope::{Envelope, MessageKind, MessageReader};
 use super::error::HandshakeError;
-use super::message::{Accept, Hello, Welcome};
+use super::message::{Accept, Hello, Ready, Welcome};
 use super::refusal::{Close, Reject, RejectCode};
 use crate::proto::mode::Mode;
 
@@ -23,8 +24,12 @@ pub enum ClientStep {
     /// Check the two descriptors that came along (the server's segment and doorbell), make one's
     /// own, and send what [`ClientHandshake::accept`] returns with them. If they are not what was
     /// agreed on, send what [`ClientHandshake::close`] returns.
+    ///
+    /// If there are none, or this side cannot use them and the Welcome's features allow it, accept
+    /// a segment of no length without any, and the frames go over the socket.
     Welcome(Welcome),
-    /// The rings may be used. [`ClientHandshake::into_reader`] reads the rest of the socket.
+    /// The connection may be used; [`ClientHandshake::is_over_socket`] says how.
+    /// [`ClientHandshake::into_reader`] has the rest of what was read.
     Ready,
 }
 
@@ -34,8 +39,11 @@ enum State {
     /// The caller's turn.
     Welcomed {
         segment_len: u64,
+        may_use_socket: bool,
     },
-    AwaitReady,
+    AwaitReady {
+        may_use_socket: bool,
+    },
     Done,
     Failed,
 }
@@ -48,6 +56,7 @@ pub struct ClientHandshake {
     limits: ClientLimits,
     reader: MessageReader,
     state: State,
+    over_socket: bool,
 }
 
 impl ClientHandshake {
@@ -64,6 +73,7 @@ impl ClientHandshake {
             limits,
             reader,
             state,
+            over_socket: false,
         })
     }
 
@@ -95,7 +105,7 @@ impl ClientHandshake {
     fn step(&mut self, bytes: &[u8], descriptors: usize) -> Result<ClientStep, HandshakeError> {
         let expected = match self.state {
             State::AwaitWelcome => MessageKind::Welcome,
-            State::AwaitReady => MessageKind::Ready,
+            State::AwaitReady { .. } => MessageKind::Ready,
             State::Welcomed { .. } | State::Done | State::Failed => {
                 return Err(HandshakeError::Misuse {
                     call: "ClientHandshake::receive",
@@ -112,12 +122,29 @@ impl ClientHandshake {
             MessageKind::Welcome => {
                 let welcome = Welcome::decode(message.body())?;
                 self.check(&welcome)?;
+                check_descriptors(&message, welcome.server_segment_len)?;
+                self.over_socket = welcome.server_segment_len == 0;
                 self.state = State::Welcomed {
                     segment_len: welcome.client_segment_len,
+                    may_use_socket: welcome.features & FEATURE_SOCKET_TRANSPORT != 0,
                 };
                 Ok(ClientStep::Welcome(welcome))
             }
             _ => {
+                let Ready { over_socket } = Ready::decode(message.body())?;
+                if over_socket
+                    && self.state
+                        != (State::AwaitReady {
+                            may_use_socket: true,
+                        })
+                {
+                    return Err(HandshakeError::Unacceptable {
+                        field: "flags",
+                        value: 1,
+                        rule: "the socket transport was not agreed on",
+                    });
+                }
+                self.over_socket |= over_socket;
                 self.state = State::Done;
                 Ok(ClientStep::Ready)
             }
@@ -125,7 +152,8 @@ impl ClientHandshake {
     }
 
     /// The Accept to send, with the client's segment and doorbell. `segment_len` is the length of
-    /// the segment in bytes, as the Welcome asked for.
+    /// the segment in bytes, as the Welcome asked for; or 0, without descriptors, to turn to the
+    /// socket.
     ///
     /// # Errors
     /// [`HandshakeError::SegmentLength`] if it is another length, [`HandshakeError::Misuse`] if
@@ -133,20 +161,27 @@ impl ClientHandshake {
     pub fn accept(&mut self, segment_len: u64) -> Result<Vec<u8>, HandshakeError> {
         let State::Welcomed {
             segment_len: expected,
+            may_use_socket,
         } = self.state
         else {
             return Err(HandshakeError::Misuse {
                 call: "ClientHandshake::accept",
             });
         };
-        if segment_len != expected {
+        if segment_len != expected && !(segment_len == 0 && may_use_socket) {
             return Err(HandshakeError::SegmentLength {
                 expected,
                 got: segment_len,
             });
         }
-        self.state = State::AwaitReady;
+        self.over_socket |= segment_len == 0;
+        self.state = State::AwaitReady { may_use_socket };
         Ok(Accept { segment_len }.encode())
+    }
+
+    /// Whether the frames go over the socket, as far as was said up to now.
+    pub fn is_over_socket(&self) -> bool {
+        self.over_socket
     }
 
     /// Gives the handshake up; returns what to send before closing the socket.
@@ -182,7 +217,14 @@ impl ClientHandshake {
 
     fn check(&self, welcome: &Welcome) -> Result<(), HandshakeError> {
         let (hello, limits) = (&self.hello, &self.limits);
-        let rules: [(&'static str, u64, bool, &'static str); 11] = [
+        let over_socket = welcome.server_segment_len == 0;
+        let holds = |len: u64, ring: u32| {
+            if over_socket {
+                return len == 0;
+            }
+            (u64::from(ring)..=limits.max_segment_len).contains(&len)
+        };
+        let rules: [(&'static str, u64, bool, &'static str); 13] = [
             (
                 "version",
                 welcome.version.into(),
@@ -228,15 +270,25 @@ impl ClientHandshake {
             (
                 "server_segment_len",
                 welcome.server_segment_len,
-                (u64::from(welcome.ring_to_client)..=limits.max_segment_len)
-                    .contains(&welcome.server_segment_len),
+                !over_socket || welcome.features & FEATURE_SOCKET_TRANSPORT != 0,
+                "the socket transport was not agreed on",
+            ),
+            (
+                "server_segment_len",
+                welcome.server_segment_len,
+                over_socket || hello.features_required & FEATURE_SOCKET_TRANSPORT == 0,
+                "the client takes the socket transport alone",
+            ),
+            (
+                "server_segment_len",
+                welcome.server_segment_len,
+                holds(welcome.server_segment_len, welcome.ring_to_client),
                 "it must hold the ring towards the client and not exceed the client's limit",
             ),
             (
                 "client_segment_len",
                 welcome.client_segment_len,
-                (u64::from(welcome.ring_to_server)..=limits.max_segment_len)
-                    .contains(&welcome.client_segment_len),
+                holds(welcome.client_segment_len, welcome.ring_to_server),
                 "it must hold the ring towards the server and not exceed the client's limit",
             ),
             (
@@ -259,4 +311,23 @@ impl ClientHandshake {
         }
         Ok(())
     }
+}
+
+/// Segments come with two descriptors, and a connection over the socket with none.
+pub(super) fn check_descriptors(
+    message: &Envelope,
+    segment_len: u64,
+) -> Result<(), HandshakeError> {
+    let expected = match segment_len {
+        0 => 0,
+        _ => message.kind().descriptors(),
+    };
+    if message.descriptors() == expected {
+        return Ok(());
+    }
+    Err(HandshakeError::Descriptors {
+        message: message.kind(),
+        expected,
+        got: message.descriptors(),
+    })
 }

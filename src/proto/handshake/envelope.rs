@@ -62,7 +62,8 @@ impl MessageKind {
         }
     }
 
-    /// How many descriptors travel with a message of this kind, exactly.
+    /// How many descriptors travel with a message of this kind: so many, or none if the connection
+    /// goes over the socket. Which of the two it must be, the handshake's ends know.
     pub const fn descriptors(self) -> usize {
         match self {
             MessageKind::Welcome | MessageKind::Accept => MAX_DESCRIPTORS,
@@ -76,6 +77,7 @@ impl MessageKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     kind: MessageKind,
+    descriptors: usize,
     bytes: Vec<u8>,
 }
 
@@ -83,6 +85,11 @@ impl Envelope {
     /// What the message is.
     pub fn kind(&self) -> MessageKind {
         self.kind
+    }
+
+    /// How many descriptors came with it: [`MessageKind::descriptors`], or none.
+    pub fn descriptors(&self) -> usize {
+        self.descriptors
     }
 
     /// Its body, at most [`MessageKind::max_body`] bytes.
@@ -146,8 +153,8 @@ impl MessageReader {
         let end = ENVELOPE_LEN + body_len;
         let complete = self.buffer.len() >= end;
         // They come with the message's first byte, but a caller may count them later.
-        if self.descriptors > expected || (complete && self.descriptors < expected) {
-            let got = self.descriptors;
+        let got = self.descriptors;
+        if got > expected || (complete && got != 0 && got < expected) {
             return Err(HandshakeError::Descriptors {
                 message: kind,
                 expected,
@@ -160,7 +167,16 @@ impl MessageReader {
         self.descriptors = 0;
         let rest = self.buffer.split_off(end);
         let bytes = std::mem::replace(&mut self.buffer, rest);
-        Ok(Some(Envelope { kind, bytes }))
+        Ok(Some(Envelope {
+            kind,
+            descriptors: got,
+            bytes,
+        }))
+    }
+
+    /// What has arrived behind the last message that was returned.
+    pub fn into_rest(self) -> Vec<u8> {
+        self.buffer
     }
 
     /// Whether part of a message has arrived.

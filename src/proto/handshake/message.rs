@@ -254,9 +254,10 @@ pub struct Welcome {
     pub ring_to_server: u32,
     /// Granted capacity of the ring towards the client, in bytes; a power of two.
     pub ring_to_client: u32,
-    /// Length of the server's segment, in bytes.
+    /// Length of the server's segment, in bytes. 0: there is none, the frames go over the socket;
+    /// then there are no descriptors either.
     pub server_segment_len: u64,
-    /// Length that the client's segment must have, in bytes.
+    /// Length that the client's segment must have, in bytes. 0 together with the server's.
     pub client_segment_len: u64,
     /// Largest message that the server accepts, in bytes of payload.
     pub max_message: u64,
@@ -388,7 +389,8 @@ fn check_method_name(name: &str) -> Result<(), HandshakeError> {
 /// The client takes what was granted. Descriptors: its segment, its doorbell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accept {
-    /// Length of the client's segment, in bytes.
+    /// Length of the client's segment, in bytes. 0: there is none, the frames go over the socket;
+    /// then there are no descriptors either.
     pub segment_len: u64,
 }
 
@@ -413,9 +415,36 @@ impl Accept {
     }
 }
 
-/// The bytes of a Ready message, whose body is empty.
-pub fn encode_ready() -> Vec<u8> {
-    BodyWriter::new(MessageKind::Ready)
-        .finish()
-        .expect("an empty body is allowed")
+/// The connection may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// The frames go over the socket, although both sides have made segments: the server could not
+    /// use the client's.
+    pub over_socket: bool,
+}
+
+impl Ready {
+    /// The message's bytes. The body is empty unless there is something to say.
+    pub fn encode(self) -> Vec<u8> {
+        let mut body = BodyWriter::new(MessageKind::Ready);
+        if self.over_socket {
+            body.u32(1);
+        }
+        body.finish()
+            .expect("4 bytes are less than a body may have")
+    }
+
+    /// Decodes a body.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Truncated`].
+    pub fn decode(body: &[u8]) -> Result<Ready, HandshakeError> {
+        let flags = match body {
+            [] => 0,
+            body => BodyReader::new(MessageKind::Ready, body).u32("flags")?,
+        };
+        Ok(Ready {
+            over_socket: flags & 1 != 0,
+        })
+    }
 }

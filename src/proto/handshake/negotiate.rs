@@ -1,5 +1,6 @@
 //! What comes of a client's wishes and a server's policy.
 
+use super::FEATURE_SOCKET_TRANSPORT;
 use super::error::HandshakeError;
 use super::message::{Hello, VersionRange};
 use super::refusal::{Reject, RejectCode};
@@ -33,6 +34,8 @@ pub struct Agreed {
     pub mode: Mode,
     /// The features in use.
     pub features: u64,
+    /// Whether shared memory is out of the question because one side requires the socket.
+    pub socket_required: bool,
     /// Capacity of the ring towards the server, in bytes; a power of two.
     pub ring_to_server: u32,
     /// Capacity of the ring towards the client, in bytes; a power of two.
@@ -69,6 +72,17 @@ pub fn negotiate(hello: &Hello, policy: &ServerPolicy) -> Result<Agreed, Reject>
     };
     let features = hello.features_offered & policy.features_supported;
     let client_misses = hello.features_required & !features;
+    let server_misses = policy.features_required & !features;
+    if client_misses & FEATURE_SOCKET_TRANSPORT != 0 {
+        let text = "the client takes the socket transport alone and the server shared memory \
+                    alone; change the transport setting of either";
+        return reject(RejectCode::Features, text.into());
+    }
+    if server_misses & FEATURE_SOCKET_TRANSPORT != 0 {
+        let text = "the server takes the socket transport alone and the client shared memory \
+                    alone; change the transport setting of either";
+        return reject(RejectCode::Features, text.into());
+    }
     if client_misses != 0 {
         let text = format!(
             "the client requires features {client_misses:#x}, which the server lacks; \
@@ -76,7 +90,6 @@ pub fn negotiate(hello: &Hello, policy: &ServerPolicy) -> Result<Agreed, Reject>
         );
         return reject(RejectCode::Features, text);
     }
-    let server_misses = policy.features_required & !features;
     if server_misses != 0 {
         let text = format!(
             "the server requires features {server_misses:#x}, which the client does not offer; \
@@ -104,6 +117,9 @@ pub fn negotiate(hello: &Hello, policy: &ServerPolicy) -> Result<Agreed, Reject>
         version,
         mode: hello.mode,
         features,
+        socket_required: (hello.features_required | policy.features_required)
+            & FEATURE_SOCKET_TRANSPORT
+            != 0,
         ring_to_server: policy.grant(hello.ring_to_server),
         ring_to_client: policy.grant(hello.ring_to_client),
         client_max_message: hello.max_message,

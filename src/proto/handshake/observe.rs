@@ -2,6 +2,7 @@
 //! else is said. The socket stays open, so that its end tells that the server is gone.
 
 use super::bytes::{BodyReader, BodyWriter};
+use super::client::check_descriptors;
 use super::envelope::{MessageKind, MessageReader};
 use super::error::HandshakeError;
 use super::message::VersionRange;
@@ -128,6 +129,7 @@ impl ObserverHandshake {
             MessageKind::Counters => {
                 let counters = Counters::decode(message.body())?;
                 self.check(&counters)?;
+                check_descriptors(&message, counters.segment_len)?;
                 Ok(Some(counters))
             }
             got => Err(HandshakeError::OutOfOrder {
@@ -237,7 +239,7 @@ mod tests {
         };
         let error = observer().receive(&reject.encode(), 0).unwrap_err();
         assert_eq!(error, HandshakeError::Rejected(reject));
-        let ready = super::super::encode_ready();
+        let ready = super::super::Ready { over_socket: false }.encode();
         let error = observer().receive(&ready, 0).unwrap_err();
         assert!(
             matches!(error, HandshakeError::OutOfOrder { .. }),

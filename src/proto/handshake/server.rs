@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::FEATURE_SOCKET_TRANSPORT;
+use super::client::check_descriptors;
 use super::envelope::{MessageKind, MessageReader};
 use super::error::HandshakeError;
-use super::message::{Accept, Hello, Method, Welcome, encode_ready};
+use super::message::{Accept, Hello, Method, Ready, Welcome};
 use super::negotiate::{Agreed, ServerPolicy, negotiate};
 use super::observe::{Counters, Observe};
 use super::refusal::{Close, Reject, RejectCode};
@@ -21,7 +23,8 @@ pub enum ServerStep {
     /// Check the two descriptors that came along (the client's segment and doorbell), and send
     /// what [`ServerHandshake::ready`] returns; or [`ServerHandshake::reject`].
     Accepted {
-        /// Length of the client's segment in bytes: the one that was asked for.
+        /// Length of the client's segment in bytes: the one that was asked for; or 0, without
+        /// descriptors, if the frames go over the socket.
         segment_len: u64,
     },
     /// It is no client but wants the counters page: send what [`ServerHandshake::counters`] returns
@@ -34,7 +37,7 @@ pub enum ServerStep {
 pub struct Offer {
     /// As [`Welcome::max_in_flight`].
     pub max_in_flight: u32,
-    /// As [`Welcome::server_segment_len`].
+    /// As [`Welcome::server_segment_len`]; 0 only if the agreed features allow it.
     pub server_segment_len: u64,
     /// As [`Welcome::client_segment_len`].
     pub client_segment_len: u64,
@@ -57,9 +60,12 @@ enum State {
     Greeted(Box<Agreed>),
     AwaitAccept {
         segment_len: u64,
+        may_use_socket: bool,
     },
     /// The caller's turn.
-    Accepted,
+    Accepted {
+        may_use_socket: bool,
+    },
     /// The caller's turn.
     Observed {
         version: u16,
@@ -109,7 +115,7 @@ impl ServerHandshake {
             State::AwaitHello => MessageKind::Hello,
             State::AwaitAccept { .. } => MessageKind::Accept,
             State::Greeted(_)
-            | State::Accepted
+            | State::Accepted { .. }
             | State::Observed { .. }
             | State::Done
             | State::Failed => {
@@ -133,13 +139,20 @@ impl ServerHandshake {
                 Ok(ServerStep::Observe)
             }
             (MessageKind::Hello, State::AwaitHello) => self.greet(message.body()),
-            (MessageKind::Accept, State::AwaitAccept { segment_len }) => {
-                let expected = *segment_len;
+            (
+                MessageKind::Accept,
+                State::AwaitAccept {
+                    segment_len,
+                    may_use_socket,
+                },
+            ) => {
+                let (expected, may_use_socket) = (*segment_len, *may_use_socket);
                 let Accept { segment_len: got } = Accept::decode(message.body())?;
-                if got != expected {
+                check_descriptors(&message, got)?;
+                if got != expected && !(got == 0 && may_use_socket) {
                     return Err(HandshakeError::SegmentLength { expected, got });
                 }
-                self.state = State::Accepted;
+                self.state = State::Accepted { may_use_socket };
                 Ok(ServerStep::Accepted { segment_len: got })
             }
             (got, _) => Err(HandshakeError::OutOfOrder { expected, got }),
@@ -188,6 +201,7 @@ impl ServerHandshake {
         .encode()?;
         self.state = State::AwaitAccept {
             segment_len: offer.client_segment_len,
+            may_use_socket: agreed.features & FEATURE_SOCKET_TRANSPORT != 0,
         };
         Ok(bytes)
     }
@@ -197,13 +211,31 @@ impl ServerHandshake {
     /// # Errors
     /// [`HandshakeError::Misuse`] if no Accept was received.
     pub fn ready(&mut self) -> Result<Vec<u8>, HandshakeError> {
-        if self.state != State::Accepted {
+        let State::Accepted { .. } = self.state else {
             return Err(HandshakeError::Misuse {
                 call: "ServerHandshake::ready",
             });
+        };
+        self.state = State::Done;
+        Ok(Ready { over_socket: false }.encode())
+    }
+
+    /// As [`ready`](Self::ready), and turns to the socket because this side cannot use the client's
+    /// segment.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Misuse`] if no Accept was received, or the socket was not agreed on.
+    pub fn ready_over_socket(&mut self) -> Result<Vec<u8>, HandshakeError> {
+        let turns = State::Accepted {
+            may_use_socket: true,
+        };
+        if self.state != turns {
+            return Err(HandshakeError::Misuse {
+                call: "ServerHandshake::ready_over_socket",
+            });
         }
         self.state = State::Done;
-        Ok(encode_ready())
+        Ok(Ready { over_socket: true }.encode())
     }
 
     /// The Counters to send, with the counters page, which is `segment_len` bytes long.

@@ -116,6 +116,20 @@ pub(crate) struct Sleeper(OwnedFd);
 
 impl Sleeper {
     pub(crate) fn new(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
+        Self::watching(doorbell, control, epoll::EventFlags::empty())
+    }
+
+    /// As [`new`](Self::new), for a control socket that carries frames: each arrival wakes once,
+    /// whether or not what arrived is taken.
+    pub(crate) fn on_stream(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
+        Self::watching(doorbell, control, epoll::EventFlags::ET)
+    }
+
+    fn watching(
+        doorbell: &Doorbell,
+        control: &impl AsFd,
+        how: epoll::EventFlags,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
@@ -127,7 +141,7 @@ impl Sleeper {
             &epoll,
             control,
             epoll::EventData::new_u64(CONTROL),
-            epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
+            epoll::EventFlags::IN | epoll::EventFlags::RDHUP | how,
         )?;
         Ok(Self(epoll))
     }

@@ -68,6 +68,25 @@ impl Multiplexer {
         Ok(epoll::add(&self.epoll, socket, data, flags)?)
     }
 
+    /// Watches a socket that carries frames: each arrival is told of once, whether or not what
+    /// arrived is taken.
+    pub(crate) fn add_stream(&self, key: usize, socket: &impl AsFd) -> io::Result<()> {
+        let data = epoll::EventData::new_u64((key as u64) << 1 | SOCKET_BIT);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.epoll, socket, data, flags)?)
+    }
+
+    /// Watches a socket that was not watched, for room to send.
+    pub(crate) fn add_for_room(&self, key: usize, socket: &impl AsFd) -> io::Result<()> {
+        let data = epoll::EventData::new_u64((key as u64) << 1 | SOCKET_BIT);
+        Ok(epoll::add(
+            &self.epoll,
+            socket,
+            data,
+            epoll::EventFlags::OUT,
+        )?)
+    }
+
     /// Watches a socket for room to send instead.
     pub(crate) fn watch_for_room(&self, key: usize, socket: &impl AsFd) -> io::Result<()> {
         let data = epoll::EventData::new_u64((key as u64) << 1 | SOCKET_BIT);

@@ -153,9 +153,19 @@ pub(crate) struct Sleeper {
 
 impl Sleeper {
     pub(crate) fn new(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
+        Self::watching(doorbell, control, Interest::Data)
+    }
+
+    /// As [`new`](Self::new), for a control socket that carries frames: each arrival wakes once,
+    /// whether or not what arrived is taken.
+    pub(crate) fn on_stream(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
+        Self::watching(doorbell, control, Interest::EachArrival)
+    }
+
+    fn watching(doorbell: &Doorbell, control: &impl AsFd, how: Interest) -> io::Result<Self> {
         let queue = Queue::new()?;
         queue.add(doorbell, Interest::EachArrival, DOORBELL)?;
-        queue.add(control, Interest::Data, CONTROL)?;
+        queue.add(control, how, CONTROL)?;
         Ok(Self {
             queue,
             bell: doorbell.sleep_end.clone(),

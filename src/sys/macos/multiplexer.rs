@@ -69,6 +69,21 @@ impl Multiplexer {
             .add(socket, Interest::Data, number << 1 | SOCKET_BIT)?)
     }
 
+    /// Watches a socket that carries frames: each arrival is told of once, whether or not what
+    /// arrived is taken.
+    pub(crate) fn add_stream(&self, number: usize, socket: &impl AsFd) -> io::Result<()> {
+        Ok(self
+            .queue
+            .add(socket, Interest::EachArrival, number << 1 | SOCKET_BIT)?)
+    }
+
+    /// Watches a socket that was not watched, for room to send.
+    pub(crate) fn add_for_room(&self, number: usize, socket: &impl AsFd) -> io::Result<()> {
+        Ok(self
+            .queue
+            .add(socket, Interest::Room, number << 1 | SOCKET_BIT)?)
+    }
+
     /// Watches a socket for room to send instead.
     pub(crate) fn watch_for_room(&self, number: usize, socket: &impl AsFd) -> io::Result<()> {
         self.queue.remove(socket, Interest::Data);

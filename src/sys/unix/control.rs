@@ -327,6 +327,15 @@ impl ControlSocket {
         })
     }
 
+    /// Whether the system has all that was sent, so that a shut-down cuts nothing off.
+    pub(crate) fn is_sent(&self) -> bool {
+        true
+    }
+
+    /// What is there to receive does not wake anybody until it is asked for again: nothing to do,
+    /// streams are watched arrival by arrival.
+    pub(crate) fn hold(&self) {}
+
     /// Ends the connection in both directions; the peer sees the end of file.
     pub(crate) fn shut_down(&self) {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);

@@ -4,6 +4,7 @@
 pub(super) mod closing;
 mod control;
 mod directory;
+#[cfg(feature = "spsc_transport")]
 mod mapping;
 mod name;
 #[cfg(feature = "tokio")]
@@ -16,6 +17,7 @@ mod stand_in;
 pub(super) use stand_in::ControlStandIn;
 
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
+#[cfg(feature = "spsc_transport")]
 pub(crate) use mapping::{Mapping, SegmentHandle};
 pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};
 #[cfg(feature = "tokio")]

@@ -28,7 +28,20 @@ impl ReactorSleeper {
     /// # Panics
     /// Outside a Tokio runtime with I/O.
     pub(crate) fn new(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
-        let descriptor = Descriptor(Sleeper::new(doorbell, control)?);
+        Self::register(Sleeper::new(doorbell, control)?)
+    }
+
+    /// As [`new`](Self::new), for a control socket that carries frames (see
+    /// [`Sleeper::on_stream`]).
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime with I/O.
+    pub(crate) fn on_stream(doorbell: &Doorbell, control: &impl AsFd) -> io::Result<Self> {
+        Self::register(Sleeper::on_stream(doorbell, control)?)
+    }
+
+    fn register(sleeper: Sleeper) -> io::Result<Self> {
+        let descriptor = Descriptor(sleeper);
         // SAFETY: the descriptor is an OwnedFd inside, which is closed only with the AsyncFd and
         // never replaced: nothing here hands out a mutable reference to it.
         let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };

@@ -162,6 +162,12 @@ impl Sleeper {
         })
     }
 
+    /// As [`new`](Self::new), for a control pipe that carries frames. What its owner holds back
+    /// ([`ControlSocket::hold`](super::ControlSocket::hold)) wakes nobody.
+    pub(crate) fn on_stream(doorbell: &Doorbell, control: &impl Watched) -> io::Result<Self> {
+        Self::new(doorbell, control)
+    }
+
     /// Sleeps until the doorbell rings, the control pipe has something, or `timeout` is over
     /// (`None`: for ever). May return early without a reason. The system counts in milliseconds.
     pub(crate) fn sleep(&self, timeout: Option<Duration>) -> io::Result<Woken> {

@@ -18,9 +18,12 @@
 //! its memory), so there the read-only segments guard against accidents, not against malice.
 
 mod control;
+#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // nobody to fence for
 mod cpu;
+#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // no peer rings
 mod doorbell;
 mod event;
+#[cfg(feature = "spsc_transport")]
 mod memory;
 mod multiplexer;
 mod name;
@@ -33,8 +36,13 @@ mod stand_in;
 mod watch;
 
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
-pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to, register_for_heavy_fences};
-pub(crate) use doorbell::{Doorbell, PeerDoorbell, Sleeper};
+#[cfg(feature = "spsc_transport")]
+pub(crate) use cpu::register_for_heavy_fences;
+pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to};
+#[cfg(any(feature = "spsc_transport", test))]
+pub(crate) use doorbell::PeerDoorbell;
+pub(crate) use doorbell::{Doorbell, Sleeper};
+#[cfg(feature = "spsc_transport")]
 pub(crate) use memory::{Mapping, SegmentHandle, create_segment, open_segment, page_size};
 pub(crate) use multiplexer::{Multiplexer, MultiplexerWaker};
 pub(crate) use name::{endpoint_of_name, endpoint_of_path, is_path};

@@ -122,6 +122,17 @@ impl Multiplexer {
         self.watch(number, pipe.readable())
     }
 
+    /// Watches a pipe that carries frames. What its owner holds back
+    /// ([`ControlSocket::hold`](super::ControlSocket::hold)) is not told of.
+    pub(crate) fn add_stream(&self, number: usize, pipe: &impl Watched) -> io::Result<()> {
+        self.watch(number, pipe.readable())
+    }
+
+    /// Watches a pipe that was not watched, for room to send.
+    pub(crate) fn add_for_room(&self, number: usize, pipe: &impl Watched) -> io::Result<()> {
+        self.watch(number, pipe.writable())
+    }
+
     /// Watches a pipe for room to send instead.
     pub(crate) fn watch_for_room(&self, number: usize, pipe: &impl Watched) -> io::Result<()> {
         self.remove(pipe);

@@ -57,6 +57,11 @@ impl Subscriber for Task {
 }
 
 impl ReactorSleeper {
+    /// As [`new`](Self::new), for a control pipe that carries frames (see `Sleeper::on_stream`).
+    pub(crate) fn on_stream(doorbell: &Doorbell, control: &impl Watched) -> io::Result<Self> {
+        Self::new(doorbell, control)
+    }
+
     pub(crate) fn new(doorbell: &Doorbell, control: &impl Watched) -> io::Result<Self> {
         let task = Arc::new(Task::default());
         let subscriber: Arc<dyn Subscriber> = task.clone();

@@ -1,7 +1,7 @@
 //! What the benchmarks of calls have in common: options, servers, ways to call.
 
 use anyhow::{Result, ensure};
-use nearwire::{BlockingClient, Client, ClientBuilder, ConnectionInfo};
+use nearwire::{BlockingClient, Client, ClientBuilder, ConnectionInfo, TransportPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
@@ -18,8 +18,8 @@ pub struct CallOptions {
     #[command(flatten)]
     pub options: Options,
     /// What to call over.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Transport::Nearwire, Transport::Unix])]
-    transport: Vec<Transport>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Over::Nearwire, Over::Unix])]
+    transport: Vec<Over>,
     /// Bytes of a request, and of its reply; several with commas in between.
     #[arg(long, value_delimiter = ',', value_name = "SIZE", value_parser = arguments::bytes,
           default_value = "64,1KiB,64KiB")]
@@ -44,6 +44,40 @@ pub enum Transport {
     Unix,
 }
 
+/// What calls go over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Over {
+    /// Nearwire, by shared memory.
+    Nearwire,
+    /// Nearwire, by its socket.
+    Socket,
+    /// A plain Unix stream socket.
+    Unix,
+}
+
+/// A way in which Nearwire carries calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    over: Over,
+    policy: TransportPolicy,
+    /// What its contenders' names end with.
+    pub suffix: &'static str,
+}
+
+/// All of them.
+pub const WAYS: [Way; 2] = [
+    Way {
+        over: Over::Nearwire,
+        policy: TransportPolicy::SharedMemoryOnly,
+        suffix: "",
+    },
+    Way {
+        over: Over::Socket,
+        policy: TransportPolicy::SocketOnly,
+        suffix: " over its socket",
+    },
+];
+
 /// Which client calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Clients {
@@ -56,36 +90,38 @@ enum Clients {
 }
 
 impl CallOptions {
-    /// Whether to call over Nearwire with the blocking client.
+    /// Whether the blocking client calls over Nearwire.
     pub fn blocking(&self) -> bool {
-        self.nearwire() && self.client != Clients::Async
+        self.client != Clients::Async
     }
 
-    /// Whether to call over Nearwire with the async client.
+    /// Whether the async client calls over Nearwire.
     pub fn asynchronous(&self) -> bool {
-        self.nearwire() && self.client != Clients::Blocking
+        self.client != Clients::Blocking
     }
 
-    /// Whether to call over Nearwire.
-    pub fn nearwire(&self) -> bool {
-        self.transport.contains(&Transport::Nearwire)
+    /// The ways in which Nearwire is to carry calls.
+    pub fn ways(&self) -> Vec<Way> {
+        let wanted = |way: &Way| self.transport.contains(&way.over);
+        WAYS.into_iter().filter(wanted).collect()
     }
 
     /// Whether to call over a Unix socket.
     pub fn unix(&self) -> bool {
-        self.transport.contains(&Transport::Unix)
+        self.transport.contains(&Over::Unix)
     }
 
-    /// Whether waiting sides of Nearwire spin.
-    pub fn spins(&self) -> bool {
-        self.spin != Some(0)
+    /// Whether waiting sides of Nearwire spin. Over the socket they never do.
+    pub fn spins(&self, way: Way) -> bool {
+        self.spin != Some(0) && way.over == Over::Nearwire
     }
 
     /// Settings of a client of these options.
-    fn client(&self) -> ClientBuilder {
+    fn client(&self, way: Way) -> ClientBuilder {
         let builder = BlockingClient::builder()
             .label("nearwire bench")
             .max_message(1 << 30)
+            .transport(way.policy)
             .spin(spin(self.spin));
         match self.ring {
             Some(bytes) => builder.ring(bytes),
@@ -116,8 +152,8 @@ impl CallOptions {
     ///
     /// # Errors
     /// If there is no such server, or it has no method `echo`.
-    pub fn connect_blocking(&self, server: &Server) -> Result<BlockingClient> {
-        let client = self.client().connect_blocking(server.name())?;
+    pub fn connect_blocking(&self, server: &Server, way: Way) -> Result<BlockingClient> {
+        let client = self.client(way).connect_blocking(server.name())?;
         client.method("echo")?;
         Ok(client)
     }
@@ -126,11 +162,11 @@ impl CallOptions {
     ///
     /// # Errors
     /// As [`connect_blocking`](Self::connect_blocking).
-    pub fn connect_async(&self, server: &Server) -> Result<(Runtime, Client)> {
+    pub fn connect_async(&self, server: &Server, way: Way) -> Result<(Runtime, Client)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let client = runtime.block_on(self.client().connect(server.name()))?;
+        let client = runtime.block_on(self.client(way).connect(server.name()))?;
         client.method("echo")?;
         Ok((runtime, client))
     }
@@ -139,16 +175,21 @@ impl CallOptions {
     ///
     /// # Errors
     /// As [`connect_blocking`](Self::connect_blocking).
-    pub fn describe(&self, server: &Server) -> Result<String> {
-        let info = self.connect_blocking(server)?.info();
+    pub fn describe(&self, server: &Server, way: Way) -> Result<String> {
+        let info = self.connect_blocking(server, way)?.info();
         let placement = match server {
             Server::Named(name) => format!("{name} (process {})", info.peer.pid),
             Server::Private(private) => private.process().placement().to_string(),
         };
         Ok(format!(
-            "The Nearwire server: {placement}. {}, {}.",
+            "The Nearwire server{}: {placement}. {}, {}.",
+            way.suffix,
             rings(&info),
-            self.waiting()
+            if self.spins(way) {
+                self.waiting()
+            } else {
+                "waiting sides sleep at once".into()
+            }
         ))
     }
 

@@ -10,7 +10,7 @@ use anyhow::Result;
 use nearwire::{BlockingClient, Client};
 use tokio::runtime::Runtime;
 
-use super::calls::{CallOptions, Server, check, contender, ratio};
+use super::calls::{CallOptions, Server, WAYS, check, contender, ratio};
 use super::floor::NearSide;
 use crate::arguments::human_size;
 use crate::baseline::blocking::UnixEcho;
@@ -66,9 +66,9 @@ impl Latency {
             budget.run.as_secs_f64()
         ));
         let server = self.calls.server(there)?;
-        if self.calls.nearwire() {
+        for way in self.calls.ways() {
             // First of all: that it can be called.
-            report.settings.push(self.calls.describe(&server)?);
+            report.settings.push(self.calls.describe(&server, way)?);
         }
         let near_placement = here.map_or_else(Placement::current, Placement::pin);
         let far = NearSide::start(there)?;
@@ -114,20 +114,23 @@ impl Latency {
         echo: &'a RefCell<UnixEcho>,
         budget: Budget,
     ) -> Result<Vec<Contender<'a>>> {
-        let spins = self.calls.spins();
         let mut contest = vec![Contender::spinning(PING_PONG, move || {
             far.ping_pong(budget)
         })];
         for &size in &self.calls.size {
-            if self.calls.blocking() {
-                let client = self.calls.connect_blocking(server)?;
-                let run = blocking(client, size, budget)?;
-                contest.push(contender(&name(size, BLOCKING), spins, run));
-            }
-            if self.calls.asynchronous() {
-                let (runtime, client) = self.calls.connect_async(server)?;
-                let run = asynchronous(runtime, client, size, budget)?;
-                contest.push(contender(&name(size, ASYNC), spins, run));
+            for way in self.calls.ways() {
+                let name = |client| format!("{}{}", name(size, client), way.suffix);
+                let spins = self.calls.spins(way);
+                if self.calls.blocking() {
+                    let client = self.calls.connect_blocking(server, way)?;
+                    let run = blocking(client, size, budget)?;
+                    contest.push(contender(&name(BLOCKING), spins, run));
+                }
+                if self.calls.asynchronous() {
+                    let (runtime, client) = self.calls.connect_async(server, way)?;
+                    let run = asynchronous(runtime, client, size, budget)?;
+                    contest.push(contender(&name(ASYNC), spins, run));
+                }
             }
             if self.calls.unix() {
                 let run = unix(echo, size, budget);
@@ -140,10 +143,15 @@ impl Latency {
     fn ratios(&self, series: &[Series]) -> Vec<Ratio> {
         let mut ratios = Vec::new();
         for &size in &self.calls.size {
-            for way in [BLOCKING, ASYNC] {
-                let name = name(size, way);
+            for (client, way) in [BLOCKING, ASYNC]
+                .into_iter()
+                .flat_map(|client| WAYS.map(|way| (client, way)))
+            {
+                let name = format!("{}{}", name(size, client), way.suffix);
                 ratios.extend(ratio(series, &self::name(size, UNIX), &name));
-                ratios.extend(ratio(series, &name, PING_PONG));
+                if way == WAYS[0] {
+                    ratios.extend(ratio(series, &name, PING_PONG));
+                }
             }
         }
         ratios

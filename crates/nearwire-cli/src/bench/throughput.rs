@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nearwire::{BlockingClient, Client, Method, Pipeline};
 use tokio::runtime::Runtime;
 
-use super::calls::{CallOptions, Server, check, contender, ratio};
+use super::calls::{CallOptions, Server, WAYS, check, contender, ratio};
 use crate::arguments::human_size;
 use crate::baseline::coalesced::CoalescedEcho;
 use crate::measure::{
@@ -70,8 +70,8 @@ impl Throughput {
             self.window
         ));
         let server = self.calls.server(there)?;
-        if self.calls.nearwire() {
-            report.settings.push(self.calls.describe(&server)?);
+        for way in self.calls.ways() {
+            report.settings.push(self.calls.describe(&server, way)?);
         }
         let near_placement = here.map_or_else(Placement::current, Placement::pin);
         report
@@ -98,18 +98,22 @@ impl Throughput {
         there: Option<usize>,
         budget: Budget,
     ) -> Result<Vec<Contender<'a>>> {
-        let (spins, window) = (self.calls.spins(), self.window as usize);
+        let window = self.window as usize;
         let mut contest = Vec::new();
         for &size in &self.calls.size {
-            if self.calls.blocking() {
-                let client = self.calls.connect_blocking(server)?;
-                let run = pipelined(client, size, window, budget)?;
-                contest.push(contender(&name(size, PIPELINE), spins, run));
-            }
-            if self.calls.asynchronous() {
-                let (runtime, client) = self.calls.connect_async(server)?;
-                let run = tasks(runtime, client, size, window, budget)?;
-                contest.push(contender(&name(size, TASKS), spins, run));
+            for way in self.calls.ways() {
+                let name = |client| format!("{}{}", name(size, client), way.suffix);
+                let spins = self.calls.spins(way);
+                if self.calls.blocking() {
+                    let client = self.calls.connect_blocking(server, way)?;
+                    let run = pipelined(client, size, window, budget)?;
+                    contest.push(contender(&name(PIPELINE), spins, run));
+                }
+                if self.calls.asynchronous() {
+                    let (runtime, client) = self.calls.connect_async(server, way)?;
+                    let run = tasks(runtime, client, size, window, budget)?;
+                    contest.push(contender(&name(TASKS), spins, run));
+                }
             }
             if self.calls.unix() {
                 let echo = CoalescedEcho::start(there, size, window)?;
@@ -125,8 +129,11 @@ impl Throughput {
     fn ratios(&self, series: &[Series]) -> Vec<Ratio> {
         let mut ratios = Vec::new();
         for &size in &self.calls.size {
-            for way in [PIPELINE, TASKS] {
-                ratios.extend(ratio(series, &name(size, way), &name(size, UNIX)));
+            for client in [PIPELINE, TASKS] {
+                for way in WAYS {
+                    let name = format!("{}{}", name(size, client), way.suffix);
+                    ratios.extend(ratio(series, &name, &self::name(size, UNIX)));
+                }
             }
         }
         ratios

@@ -201,6 +201,19 @@ impl ControlSocket {
         }
     }
 
+    /// Whether the system has all that was sent, so that a shut-down cuts nothing off.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.lock().has_room().unwrap_or(true)
+    }
+
+    /// What is there to receive does not wake anybody until it is asked for again.
+    pub(crate) fn hold(&self) {
+        let pipe = self.lock();
+        if !pipe.ended {
+            self.readable.reset();
+        }
+    }
+
     /// Ends the connection in both directions; the peer gets what was sent, then the end of file.
     pub(crate) fn shut_down(&self) {
         let mut pipe = self.lock();

@@ -120,7 +120,7 @@ pub(super) struct Pipe {
     head: Vec<u8>,
     /// Bytes left in the current chunk.
     pub(super) left: usize,
-    ended: bool,
+    pub(super) ended: bool,
     /// A server's, in its client.
     pub(super) lent: Lent,
     /// A client's: how many it has copied and not said so.
