@@ -256,7 +256,7 @@ fn vanishing(raw: &mut Raw, echo: u16, random: &mut Random) -> u64 {
         let word = match random.below(16) {
             0..8 => 0,
             8 if ends == 1 => CLOSE,
-            _ => tag << 32 | COMMITTED | 8 * random.below(4) + 8,
+            _ => (tag << 32) | COMMITTED | (8 * random.below(4) + 8),
         };
         raw.data(at).store(word, Relaxed);
         let taken = raw.peer.word(TAIL_AT).load(Relaxed);

@@ -181,8 +181,8 @@ pub(super) fn on_schedule<L: Lane>(
         let (ending, mut left, mut idle) = (counter.is_ending(), false, true);
         for from in (0..count).step_by(VISITS_PER_CLOCK) {
             let now = counter.now();
-            for number in from..count.min(from + VISITS_PER_CLOCK) {
-                let visited = &mut lanes[number];
+            let visits = lanes.iter_mut().enumerate();
+            for (number, visited) in visits.skip(from).take(VISITS_PER_CLOCK) {
                 let before = visited.submitted;
                 loop {
                     let due = due(number, visited.submitted);
