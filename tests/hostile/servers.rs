@@ -282,8 +282,11 @@ fn clients_refuse_what_no_server_may_send() {
         }
         drop(server);
     }
-    let after = (open_descriptors(), os::shared_mappings(std::process::id()));
-    assert_eq!(after, before, "descriptors and mappings");
+    // Other tests of this process open and close some meanwhile.
+    crate::support::eventually("descriptors and mappings are as before", || {
+        let after = (open_descriptors(), os::shared_mappings(std::process::id()));
+        after.0 <= before.0 && after.1 <= before.1
+    });
 }
 
 #[test]
