@@ -24,8 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  nearwire inspect demo                   all connections
-  nearwire inspect demo --connection 7    one of them
+  nearwire inspect demo                   # all connections
+  nearwire inspect demo --connection 7    # one of them
   nearwire inspect demo --json | jq '.connections[] | select(.state == \"stuck\")'")]
 pub struct Inspect {
     /// The server's name, or the path of its socket.

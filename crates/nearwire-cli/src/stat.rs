@@ -20,9 +20,9 @@ use crate::rates::{Interval, human_nanos, human_number, human_span};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  nearwire stat demo                        totals, and rates over 200 ms
+  nearwire stat demo                        # totals, and rates over 200 ms
   nearwire stat demo --json | jq .counters.calls_ok.per_second
-  nearwire stat demo --watch --interval 1s  a line per second, until Ctrl-C")]
+  nearwire stat demo --watch --interval 1s  # a line per second, until Ctrl-C")]
 pub struct Stat {
     /// The server's name, or the path of its socket.
     pub name: String,

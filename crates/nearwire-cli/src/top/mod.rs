@@ -33,7 +33,7 @@ const KEY_WAIT: Duration = Duration::from_millis(50);
 Examples:
   nearwire top demo
   nearwire top demo --interval 2s
-  nearwire stat demo --watch    the same rates as lines, without a terminal")]
+  nearwire stat demo --watch    # the same rates as lines, without a terminal")]
 pub struct Top {
     /// The server's name, or the path of its socket.
     pub name: String,
