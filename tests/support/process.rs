@@ -70,7 +70,17 @@ impl Process {
 
     /// Starts the child that [`command`](Self::command) describes, with these variables too.
     pub fn spawn(mut command: Command, environment: &[(&str, &str)], role: &str) -> Self {
-        let mut child = command.envs(environment.iter().copied()).spawn().unwrap();
+        command.envs(environment.iter().copied());
+        // While a copy of the program was written, another test may have forked, and holds it open for
+        // writing until its own exec.
+        let mut child = loop {
+            match command.spawn() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                spawned => break spawned.unwrap(),
+            }
+        };
         let commands = child.stdin.take().unwrap().into();
         let (sender, answers) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());
