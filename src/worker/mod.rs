@@ -578,6 +578,13 @@ impl Worker {
         let shared = &connection.link().shared;
         shared.read_control();
         if connection.is_over_socket() {
+            if connection.is_blocked() && shared.control().is_peer_gone() {
+                // Replies wait for space that nobody will make, and requests for them.
+                shared.close(CloseReason::PeerGone);
+                let error = shared.closed_error();
+                self.remove(key, error);
+                return;
+            }
             // What came has its turn, and behind it the end, if that came too.
             self.activate(key);
         } else if shared.closed().is_some() {

@@ -359,6 +359,18 @@ impl ControlSocket {
             other => Ok(other? > 0),
         }
     }
+
+    /// Whether the peer has closed its end, so that nothing that is sent arrives any more. What it sent
+    /// before may still be there. False if that is not known.
+    pub(crate) fn is_peer_gone(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
+    }
 }
 
 impl AsFd for ControlSocket {

@@ -221,6 +221,11 @@ impl ControlSocket {
         pipe.lent.close_all(&self.process);
     }
 
+    /// Whether the peer has closed its end. Not known here before a send fails.
+    pub(crate) fn is_peer_gone(&self) -> bool {
+        false
+    }
+
     /// Blocks until there is something to receive (`for_sending`: room to send), or `timeout` is
     /// over. Returns whether there is.
     pub(crate) fn wait_ready(&self, for_sending: bool, timeout: Duration) -> io::Result<bool> {
