@@ -410,12 +410,17 @@ impl Worker {
             return;
         }
         self.look_for_stall(now);
+        let before = self.now;
         self.listen(Some(Duration::ZERO));
         if now.saturating_duration_since(self.observed) >= OBSERVATION {
             self.observe();
         }
         let connections = &mut self.connections;
-        let quiet = |c: &Connection| now.saturating_duration_since(c.last_busy) > QUIET;
+        // Who was busy since the last look at the clock bears that look's time, however long ago it is:
+        // a worker that was off its processor meanwhile must not take it for quiet.
+        let quiet = |c: &Connection| {
+            c.last_busy < before && now.saturating_duration_since(c.last_busy) > QUIET
+        };
         if self.active.iter().any(|&key| quiet(&connections[key])) {
             let parking = &mut self.parking;
             self.active.retain(|&key| {
