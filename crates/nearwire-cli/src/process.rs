@@ -251,6 +251,7 @@ pub fn be_child(
 ) -> Result<()> {
     let role = &arguments.role;
     let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
+    let parent_id = std::os::unix::process::parent_id();
     // A parent that has died before this has closed the channel before that, and is noticed below.
     parent_death::die_with_parent()?;
     signals::leave_to_parent()?;
@@ -270,6 +271,9 @@ pub fn be_child(
     match outcome {
         // It has ended, or is about to, and nobody waits for this process any more.
         Err(error) if error.is::<channel::Gone>() => Ok(()),
+        // The parent's end reaches its other children as well: the server that this one cannot find
+        // may have left because of it.
+        Err(_) if parent_death::parent_ends(parent_id) => Ok(()),
         outcome => outcome,
     }
 }

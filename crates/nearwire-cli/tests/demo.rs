@@ -173,3 +173,14 @@ fn a_killed_demo_leaves_nothing_behind_in_any_phase() {
         end(phase, Signal::KILL, |demo| demo.signal(Signal::KILL));
     }
 }
+
+#[test]
+fn a_killed_demo_leaves_nothing_behind_while_the_processes_start() {
+    // Among these a client that looks for a server which has just left, because of the same death.
+    for millis in [0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 25, 30] {
+        end(None, Signal::KILL, |demo| {
+            std::thread::sleep(Duration::from_millis(millis));
+            demo.signal(Signal::KILL);
+        });
+    }
+}

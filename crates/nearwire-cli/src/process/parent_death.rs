@@ -1,6 +1,26 @@
 //! A child's life is its parent's.
 
+use std::os::unix::process::parent_id;
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
+
+/// How long after what comes of a parent's end that end itself may show: a system closes what a
+/// process had open, one after the other, before it hands over the children.
+const PATIENCE_WITH_END: Duration = Duration::from_millis(100);
+
+/// Whether the process `parent`, this process's parent when it began, is gone or goes within 100 ms.
+/// (Where the kernel kills this process then, that is the answer.)
+pub(super) fn parent_ends(parent: u32) -> bool {
+    let deadline = Instant::now() + PATIENCE_WITH_END;
+    while parent_id() == parent {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
 
 /// From now on the kernel kills this process when its parent dies.
 #[cfg(target_os = "linux")]
