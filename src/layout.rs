@@ -69,7 +69,43 @@ pub const fn segment_len(capacity: usize, page: usize) -> usize {
     (DATA_AT + capacity + page - 1) & !(page - 1)
 }
 
-/// A hash of everything above: two builds agree on it exactly if they agree on the layout.
+/// Where the words and slots of a request queue lie (`mpmc_transport`): offsets and sizes in bytes.
+/// Who offers the feature in the handshake has this layout.
+///
+/// ```text
+/// 0x000  magic                 written once, before the first client gets the segment
+/// 0x080  tail                  where to look for a free slot; every client writes it
+/// 0x400  SLOTS slots of SLOT bytes each:
+///        +0   state            lap, owner, and free, claimed, full or skipped (see `queue`)
+///        +8   four words       length and flags, number, position, connection
+///        +40  body             up to BODY bytes of one client's ring
+/// ```
+#[cfg(feature = "mpmc_transport")]
+pub(crate) mod queue {
+    use super::WORD;
+
+    /// First word of the segment: the bytes `NEARQUE1`, little endian.
+    pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"NEARQUE1");
+    /// Offset of the tail.
+    pub(crate) const TAIL_AT: usize = 0x080;
+    /// Offset of the first slot.
+    pub(crate) const SLOTS_AT: usize = 0x400;
+    /// Slots in the queue, a power of two.
+    pub(crate) const SLOTS: usize = 4096;
+    /// Size of a slot.
+    pub(crate) const SLOT: usize = 512;
+    /// Words of a slot that say what its body is.
+    pub(crate) const HEAD: usize = 4;
+    /// Size of a slot's body, a multiple of [`WORD`].
+    pub(crate) const BODY: usize = SLOT - (1 + HEAD) * WORD;
+
+    /// The length of the segment, rounded up to whole pages of `page` bytes (a power of two).
+    pub(crate) const fn segment_len(page: usize) -> usize {
+        (SLOTS_AT + SLOTS * SLOT + page - 1) & !(page - 1)
+    }
+}
+
+/// A hash of everything above, the queue excepted: two builds agree on it exactly if they agree on the layout.
 ///
 /// FNV-1a over the constants, with a revision for changes of meaning that move no offset.
 pub const LAYOUT_HASH: u64 = {

@@ -37,6 +37,10 @@
 
 pub mod layout;
 pub mod proto;
+// No connection uses it yet.
+#[cfg(feature = "mpmc_transport")]
+#[cfg_attr(not(test), allow(dead_code))]
+mod queue;
 pub mod ring;
 mod sync;
 mod waiter;

@@ -14,9 +14,16 @@
 //! A connection over the socket has *private* segments, words on this process's heap of which both
 //! ends are here ([`private`]): one end is the connection's, the other is the pump's that moves
 //! records between ring and socket (`link::socket`). The types above hold for them as they are.
+//!
+//! A server's request queue is the one kind of segment that many processes write. `shared` gives
+//! words of it and nothing else.
 
 mod copy;
 mod page;
+// Linux alone can hand out such memory so far.
+#[cfg(all(feature = "mpmc_transport", target_os = "linux"))]
+#[cfg_attr(not(test), allow(dead_code))]
+mod shared;
 
 pub(crate) use page::{Block, OwnPage, PageView};
 

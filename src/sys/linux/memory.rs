@@ -21,6 +21,12 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::FUTURE_WRITE)
     .union(SealFlags::SEAL);
 
+/// What the creator of a segment that others may write promises: its size stays.
+#[cfg(feature = "mpmc_transport")]
+const COMMON_SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
 /// Bytes in a page.
 pub(crate) fn page_size() -> usize {
     rustix::param::page_size()
@@ -83,6 +89,14 @@ fn transparent_huge_pages_for_shared_memory() -> Result<(), String> {
 }
 
 fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mapping)> {
+    create_sealed(len, kind, SEALS)
+}
+
+fn create_sealed(
+    len: usize,
+    kind: MemfdFlags,
+    seals: SealFlags,
+) -> io::Result<(SegmentHandle, Mapping)> {
     // Beyond this limit (ulimit -f) the kernel would end the process, by SIGXFSZ.
     let limit = rustix::process::getrlimit(Resource::Fsize).current;
     if limit.is_some_and(|limit| len as u64 > limit) {
@@ -97,8 +111,30 @@ fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mappi
     rustix::fs::ftruncate(&fd, len as u64)?;
     // The one writable mapping there will ever be is made before the seal forbids new ones.
     let mapping = Mapping::map(fd.as_fd(), len, ProtFlags::READ | ProtFlags::WRITE)?;
-    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    rustix::fs::fcntl_add_seals(&fd, seals)?;
     Ok((fd.into(), mapping))
+}
+
+/// Creates a zeroed segment of `len` bytes that everybody who gets its handle may map for writing,
+/// and that nobody can make shorter: reading it is never a SIGBUS.
+#[cfg(feature = "mpmc_transport")]
+pub(crate) fn create_common_segment(len: usize) -> io::Result<(SegmentHandle, Mapping)> {
+    create_sealed(len, MemfdFlags::empty(), COMMON_SEALS)
+}
+
+/// Checks a segment that a peer sent and maps it for writing; see [`open_segment`]. Memory that may
+/// not be there at first touch (hugetlb) is refused.
+#[cfg(feature = "mpmc_transport")]
+pub(crate) fn open_common_segment(
+    handle: SegmentHandle,
+    len: usize,
+) -> Result<Mapping, SegmentRefused> {
+    let fd = handle.as_fd();
+    let is_huge = check_sealed(fd, len, COMMON_SEALS)?;
+    if is_huge {
+        return Err(SegmentRefused::NotASegment);
+    }
+    Mapping::map(fd, len, ProtFlags::READ | ProtFlags::WRITE).map_err(SegmentRefused::Unusable)
 }
 
 /// Checks a segment that a peer sent and maps it for reading.
@@ -107,12 +143,35 @@ fn create_with(len: usize, kind: MemfdFlags) -> io::Result<(SegmentHandle, Mappi
 /// shorter file would kill this process with SIGBUS as soon as the peer truncates it.
 pub(crate) fn open_segment(handle: SegmentHandle, len: usize) -> Result<Mapping, SegmentRefused> {
     let fd = handle.as_fd();
+    let huge_pages = check_sealed(fd, len, SEALS)?;
+    let expected = if huge_pages {
+        len.next_multiple_of(HUGE_PAGE)
+    } else {
+        len
+    };
+    let mut mapping =
+        Mapping::map(fd, expected, ProtFlags::READ).map_err(SegmentRefused::Unusable)?;
+    if huge_pages {
+        // A hugetlb page that the pool cannot supply is a SIGBUS at first touch. Populating
+        // reports it as an error instead, and the seals keep the creator from taking pages away
+        // again (FUTURE_WRITE forbids punching holes).
+        mapping
+            .advise(Advice::LinuxPopulateRead)
+            .map_err(SegmentRefused::Unusable)?;
+        mapping.huge_pages = true;
+    }
+    Ok(mapping)
+}
+
+/// Checks kind, seals and size of what a peer sent. Returns whether it is of huge pages, whose size is
+/// rounded up.
+fn check_sealed(fd: BorrowedFd<'_>, len: usize, needed: SealFlags) -> Result<bool, SegmentRefused> {
     // Only memfds (and other shmem files) have seals at all.
     let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| SegmentRefused::NotAnonymous)?;
-    if !seals.contains(SEALS) {
+    if !seals.contains(needed) {
         return Err(SegmentRefused::NotSealed {
             seals: seals.bits(),
-            needed: SEALS.bits(),
+            needed: needed.bits(),
         });
     }
     let stat = rustix::fs::fstat(fd).map_err(|e| SegmentRefused::Unusable(e.into()))?;
@@ -131,18 +190,7 @@ pub(crate) fn open_segment(handle: SegmentHandle, len: usize) -> Result<Mapping,
             agreed: expected as u64,
         });
     }
-    let mut mapping =
-        Mapping::map(fd, expected, ProtFlags::READ).map_err(SegmentRefused::Unusable)?;
-    if huge_pages {
-        // A hugetlb page that the pool cannot supply is a SIGBUS at first touch. Populating
-        // reports it as an error instead, and the seals keep the creator from taking pages away
-        // again (FUTURE_WRITE forbids punching holes).
-        mapping
-            .advise(Advice::LinuxPopulateRead)
-            .map_err(SegmentRefused::Unusable)?;
-        mapping.huge_pages = true;
-    }
-    Ok(mapping)
+    Ok(huge_pages)
 }
 
 fn is_hugetlb(fd: BorrowedFd<'_>) -> io::Result<bool> {

@@ -17,5 +17,8 @@ pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to};
 pub(crate) use doorbell::PeerDoorbell;
 pub(crate) use doorbell::{Doorbell, Sleeper};
 #[cfg(feature = "spsc_transport")]
+#[cfg(feature = "mpmc_transport")]
+pub(crate) use memory::{create_common_segment, open_common_segment};
+#[cfg(feature = "spsc_transport")]
 pub(crate) use memory::{create_segment, open_segment, page_size};
 pub(crate) use multiplexer::{Multiplexer, MultiplexerWaker};

@@ -1,0 +1,272 @@
+//! A bounded queue of many producers and many consumers, in memory that all of its producers may
+//! write: where the requests of all clients of a server go with the mpmc transport.
+//!
+//! It is Dmitry Vyukov's bounded MPMC queue (1024cores.net: a word per slot says whose turn it is),
+//! changed in three ways because the producers are processes that can be killed:
+//!
+//! - A producer claims a slot by a compare-and-swap of *the slot's word*, not of the tail, and leaves
+//!   its name there. So when it dies before it has filled the slot, one can see which claims were
+//!   its own, and let the consumers skip them ([`Consumer::skip_claims`]).
+//! - The tail is a hint where to look. Whoever finds a slot claimed at the tail moves it on, so a
+//!   producer that dies between the claim and the tail leaves nothing behind.
+//! - The head is not in the shared memory: all consumers are in the server's process.
+//!
+//! # States
+//! A position counts up for ever; its slot is the position modulo the number of slots, its lap the
+//! quotient. A slot's word has a lap (32 bits), an owner (30 bits) and a state (2 bits):
+//!
+//! ```text
+//!            claim, by CAS              fill, by store            take: CAS of the head, copy out
+//! free(lap) ---------------> claimed(lap) ----------> full(lap) ---------------> free(lap + 1)
+//!                                  |  owner is dead                                   ^
+//!                                  +-----------------> skipped(lap) ------------------+
+//! ```
+//!
+//! # Invariants
+//! 1. Position p is claimed before p + 1: the tail passes p only when the slot of p was seen claimed.
+//!    So one producer's records are taken in the order in which it pushed them.
+//! 2. The body is written between claim and fill by the owner alone, and read between fill and free
+//!    by the one consumer whose CAS moved the head past it.
+//!
+//! # What it cannot do
+//! A producer that is stopped (not dead) between claim and fill holds up everybody behind it. And
+//! nothing keeps a hostile producer from writing whatever it likes wherever it likes in the queue:
+//! the consumers believe no word of it and come to no harm, but what the others sent may be lost,
+//! changed or invented. That is what rings of one producer each are better at.
+
+use crate::layout::WORD;
+use crate::layout::queue::{BODY, HEAD};
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+const FREE: u64 = 0;
+const CLAIMED: u64 = 1;
+const FULL: u64 = 2;
+const SKIPPED: u64 = 3;
+const STATE: u64 = 3;
+const OWNER_SHIFT: u32 = 2;
+const OWNER: u64 = (1 << 30) - 1;
+const LAP_SHIFT: u32 = 32;
+
+/// How often a producer tries anew, because others are at the same slots, before it says that the
+/// queue is full. Bounded, for a hostile producer could keep an honest one at it for ever.
+const TRIES: usize = 64;
+
+/// The words that tell what a slot's body is; the layer above knows what they mean.
+pub(crate) type Head = [u64; HEAD];
+
+/// What the queue's algorithm needs of the memory it runs over.
+pub(crate) trait Memory {
+    /// How many slots there are, a power of two.
+    fn slots(&self) -> usize;
+    /// Where to look for a free slot.
+    fn tail(&self) -> &AtomicU64;
+    /// A slot's words: its state, then its head, then its body.
+    ///
+    /// # Panics
+    /// If there is no such word; the queue masks its positions, so no value that a producer wrote
+    /// can cause it.
+    fn word(&self, slot: usize, word: usize) -> &AtomicU64;
+
+    /// Puts a head and a body, of whole words, into a slot.
+    #[inline(always)]
+    fn fill(&self, slot: usize, head: &Head, body: &[u8]) {
+        for (at, value) in head.iter().enumerate() {
+            self.word(slot, 1 + at).store(*value, Relaxed);
+        }
+        for (at, bytes) in body.as_chunks::<WORD>().0.iter().enumerate() {
+            let value = u64::from_ne_bytes(*bytes);
+            self.word(slot, 1 + HEAD + at).store(value, Relaxed);
+        }
+    }
+
+    /// Copies a head out.
+    #[inline(always)]
+    fn head(&self, slot: usize) -> Head {
+        std::array::from_fn(|at| self.word(slot, 1 + at).load(Relaxed))
+    }
+
+    /// Copies as much of a body out as `body`, of whole words, has space for.
+    #[inline(always)]
+    fn body(&self, slot: usize, body: &mut [u8]) {
+        for (at, bytes) in body.as_chunks_mut::<WORD>().0.iter_mut().enumerate() {
+            *bytes = self.word(slot, 1 + HEAD + at).load(Relaxed).to_ne_bytes();
+        }
+    }
+}
+
+/// Where a position lies.
+#[inline(always)]
+fn place<M: Memory>(memory: &M, position: u64) -> (usize, u64) {
+    let slots = memory.slots() as u64;
+    let lap = position / slots & u64::from(u32::MAX);
+    ((position % slots) as usize, lap << LAP_SHIFT)
+}
+
+/// One of the producers.
+#[derive(Debug)]
+pub(crate) struct Producer<M> {
+    memory: M,
+    /// What it leaves in the slots that it claims, at its place in the word.
+    owner: u64,
+}
+
+impl<M: Memory> Producer<M> {
+    /// A producer that calls itself `owner`, of which the lowest 30 bits count.
+    pub(crate) fn new(memory: M, owner: u64) -> Self {
+        let owner = (owner & OWNER) << OWNER_SHIFT;
+        Self { memory, owner }
+    }
+
+    /// Pushes a head and a body: whole words, [`BODY`] bytes at most. False if the queue is full, or
+    /// so busy that it might as well be.
+    pub(crate) fn push(&self, head: &Head, body: &[u8]) -> bool {
+        debug_assert!(body.len() <= BODY && body.len().is_multiple_of(WORD));
+        let memory = &self.memory;
+        for _ in 0..TRIES {
+            let tail = memory.tail().load(Relaxed);
+            let (slot, lap) = place(memory, tail);
+            let word = memory.word(slot, 0);
+            // SYNC: slot-free
+            let seen = word.load(Acquire);
+            if seen == lap | FREE {
+                let claimed = lap | self.owner | CLAIMED;
+                if word
+                    .compare_exchange(seen, claimed, Relaxed, Relaxed)
+                    .is_err()
+                {
+                    continue;
+                }
+                self.advance(tail);
+                memory.fill(slot, head, body);
+                // SYNC: slot-full
+                word.store(lap | self.owner | FULL, Release);
+                return true;
+            }
+            // Positions of the same slot are a lap apart, and laps wrap.
+            let ahead = ((seen >> LAP_SHIFT) as u32).wrapping_sub((lap >> LAP_SHIFT) as u32);
+            if ahead as i32 >= 0 {
+                // Somebody claimed it, or it was even taken; the tail lags.
+                self.advance(tail);
+            } else if memory.tail().load(Relaxed) == tail {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn advance(&self, from: u64) {
+        let tail = self.memory.tail();
+        // If it fails, another one has done it.
+        let _ = tail.compare_exchange(from, from.wrapping_add(1), Relaxed, Relaxed);
+    }
+}
+
+/// What a consumer came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Popped {
+    /// Nothing that is ready to be taken.
+    Nothing,
+    /// This head, with a body of the length that `length` made of it.
+    Record(Head, usize),
+    /// A slot that no honest producer leaves so. It was freed.
+    Damaged,
+}
+
+/// The consuming end, for any number of threads of one process.
+#[derive(Debug)]
+pub(crate) struct Consumer<M> {
+    memory: M,
+    /// The position to be taken next. Nobody else has it.
+    head: AtomicU64,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// The consuming end of a queue whose memory is all zero.
+    pub(crate) fn new(memory: M) -> Self {
+        let head = AtomicU64::new(0);
+        Self { memory, head }
+    }
+
+    /// Whether a [`pop`](Self::pop) would come by something.
+    #[inline(always)]
+    pub(crate) fn is_ready(&self) -> bool {
+        let (slot, lap) = place(&self.memory, self.head.load(Relaxed));
+        // SYNC: slot-full, for who only looks
+        let seen = self.memory.word(slot, 0).load(Acquire);
+        !waits(seen, lap)
+    }
+
+    /// Takes the next record. `length` makes the body's length of the head, or nothing if that
+    /// cannot be; `body` has the body then.
+    #[inline(always)]
+    pub(crate) fn pop(
+        &self,
+        body: &mut [u8; BODY],
+        length: impl Fn(&Head) -> Option<usize>,
+    ) -> Popped {
+        loop {
+            let head = self.head.load(Relaxed);
+            let (slot, lap) = place(&self.memory, head);
+            let word = self.memory.word(slot, 0);
+            // SYNC: slot-full
+            let seen = word.load(Acquire);
+            if waits(seen, lap) {
+                return Popped::Nothing;
+            }
+            let next = head.wrapping_add(1);
+            if self
+                .head
+                .compare_exchange(head, next, Relaxed, Relaxed)
+                .is_err()
+            {
+                // Another consumer has it; what was seen may already be of the next lap.
+                continue;
+            }
+            // From here on the slot is this consumer's, whatever its word says.
+            let mut popped = Popped::Damaged;
+            if seen & STATE == FULL && seen >> LAP_SHIFT == lap >> LAP_SHIFT {
+                let head = self.memory.head(slot);
+                let len = length(&head).filter(|&len| len <= BODY && len.is_multiple_of(WORD));
+                if let Some(len) = len {
+                    self.memory.body(slot, &mut body[..len]);
+                    popped = Popped::Record(head, len);
+                }
+            }
+            let (_, next_lap) = place(&self.memory, head.wrapping_add(self.memory.slots() as u64));
+            // SYNC: slot-free
+            word.store(next_lap | FREE, Release);
+            if seen & STATE == SKIPPED && seen >> LAP_SHIFT == lap >> LAP_SHIFT {
+                continue;
+            }
+            return popped;
+        }
+    }
+
+    /// Lets consumers skip what `owner` has claimed and not filled. It must be known not to write
+    /// any more.
+    pub(crate) fn skip_claims(&self, owner: u64) {
+        let claimed = (owner & OWNER) << OWNER_SHIFT | CLAIMED;
+        let mask = OWNER << OWNER_SHIFT | STATE;
+        for slot in 0..self.memory.slots() {
+            let word = self.memory.word(slot, 0);
+            let seen = word.load(Relaxed);
+            if seen & mask == claimed {
+                let skipped = seen & !mask | SKIPPED;
+                // Only a hostile producer can have changed it meanwhile.
+                let _ = word.compare_exchange(seen, skipped, Relaxed, Relaxed);
+            }
+        }
+    }
+}
+
+/// Whether a slot with this word has nothing for the consumers in this lap, but will have.
+#[inline(always)]
+fn waits(word: u64, lap: u64) -> bool {
+    word == lap | FREE || (word & STATE == CLAIMED && word >> LAP_SHIFT == lap >> LAP_SHIFT)
+}
