@@ -503,9 +503,10 @@ impl Worker {
         }
     }
 
-    /// Takes what the kernel has to say right now. Whether it was anything.
+    /// Takes what the kernel has to say right now, if there are active connections to be kept from
+    /// parking, and parked ones that may ring. Whether it was anything.
     fn has_events(&mut self) -> bool {
-        if self.active.is_empty() {
+        if self.active.is_empty() || self.active.len() == self.connections.len() {
             return false;
         }
         self.listen(Some(Duration::ZERO)) > 0
