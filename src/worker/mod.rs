@@ -20,6 +20,7 @@ mod connection;
 #[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
 pub(crate) mod fuzzing;
 mod mailbox;
+mod quiet;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use crate::settings::Spin;
 use crate::sys::{Event, Multiplexer};
 use crate::waiter::{Fences, Spinner};
 use connection::{Connection, Found};
+use quiet::Quiet;
 use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -53,11 +55,6 @@ const ROOM: usize = 64;
 
 /// Turns, or empty sweeps, between two looks at the clock.
 const TURNS_PER_CLOCK: usize = 16;
-
-/// After so long without anything a connection is parked while others are busy. Sweeping over an
-/// idle connection costs a few nanoseconds; parking one costs a fence and, when it comes back, a
-/// system call on either side.
-const QUIET: Duration = Duration::from_millis(1);
 
 /// How many connections ahead of the one that has its turn lines are fetched (docs: tuning).
 const PREFETCH_AHEAD: usize = 2;
@@ -196,6 +193,7 @@ struct Worker {
     bench: Bench,
     mailbox: Arc<Mailbox>,
     spinner: Spinner,
+    quiet: Quiet,
     load: Arc<AtomicUsize>,
     counters: WorkerCounters,
     /// Set while draining: when to end at the latest.
@@ -246,6 +244,7 @@ impl Worker {
             },
             mailbox,
             spinner: Spinner::new(settings.spin),
+            quiet: Quiet::default(),
             load: Arc::default(),
             number,
             counters,
@@ -416,10 +415,11 @@ impl Worker {
             self.observe();
         }
         let connections = &mut self.connections;
+        let limit = self.quiet.limit();
         // Who was busy since the last look at the clock bears that look's time, however long ago it is:
         // a worker that was off its processor meanwhile must not take it for quiet.
         let quiet = |c: &Connection| {
-            c.last_busy < before && now.saturating_duration_since(c.last_busy) > QUIET
+            c.last_busy < before && now.saturating_duration_since(c.last_busy) > limit
         };
         if self.active.iter().any(|&key| quiet(&connections[key])) {
             let parking = &mut self.parking;
@@ -439,6 +439,7 @@ impl Worker {
     #[cold]
     fn observe(&mut self) {
         self.observed = self.now;
+        self.quiet.forget();
         let page = &self.settings.page;
         for &key in &self.active {
             self.connections[key].observe(page, self.now);
@@ -490,6 +491,17 @@ impl Worker {
             }
         }
         reliable
+    }
+
+    /// A client has rung for a connection.
+    fn rung(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get(key)
+            && !connection.is_active
+        {
+            let idle = self.now.saturating_duration_since(connection.last_busy);
+            self.quiet.rung_after(idle);
+        }
+        self.activate(key);
     }
 
     fn activate(&mut self, key: usize) {
@@ -567,7 +579,7 @@ impl Worker {
         let count = events.len();
         for event in events.drain(..) {
             match event {
-                Event::Rung(key) => self.activate(key),
+                Event::Rung(key) => self.rung(key),
                 Event::Socket(key) => self.read_control(key),
                 Event::Woken => {}
             }
