@@ -6,6 +6,7 @@ use crate::support::{
 };
 use nearwire::{BlockingClient, Client, ClientBuilder, Error};
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Long enough for a request to be under way, and short for a test.
@@ -318,7 +319,37 @@ fn a_client_whose_runtime_is_gone_reports_it() {
     });
 }
 
+/// What waits to go out makes a notice wait. When it is given up, and nothing of it had gone out, it
+/// leaves without a trace: the notice must hear of that.
+fn a_notice_goes_on_when_what_it_waited_behind_is_given_up() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "a notice behind a call", async move {
+        let client = Client::connect(&name).await.unwrap();
+        client.call_bytes("echo", b"").await.unwrap();
+        // Nothing leaves the ring.
+        server.stop();
+        let large = pattern(5, 1 << 20);
+        let mut first = pin!(client.call_bytes("echo", &large));
+        let mut second = Box::pin(client.call_bytes("echo", &large));
+        let mut notice = pin!(client.notify_bytes("echo", b"small"));
+        std::future::poll_fn(|cx| {
+            assert!(first.as_mut().poll(cx).is_pending());
+            assert!(second.as_mut().poll(cx).is_pending());
+            assert!(notice.as_mut().poll(cx).is_pending(), "it need not wait");
+            Poll::Ready(())
+        })
+        .await;
+        drop(second);
+        notice.await.unwrap();
+        server.go_on();
+        assert!(first.await.unwrap() == large);
+    });
+}
+
 crate::over_both_transports!(
+    a_notice_goes_on_when_what_it_waited_behind_is_given_up,
     dropping_a_call_drops_the_handlers_future,
     a_deadline_ends_a_call_on_both_sides,
     the_server_keeps_the_deadline_of_a_client_that_stands_still,
