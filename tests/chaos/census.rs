@@ -16,10 +16,11 @@ pub struct Census {
 
 impl Census {
     /// What a process uses that is at rest: it has been the same for a while. A thread or a
-    /// descriptor that is about to go would be missed later.
+    /// descriptor that is about to go would be missed later (threads that close what peers sent, for one,
+    /// stay for a second).
     #[track_caller]
     pub fn at_rest(process: &Process) -> Self {
-        const A_WHILE: Duration = Duration::from_millis(300);
+        const A_WHILE: Duration = Duration::from_millis(1500);
         let deadline = Instant::now() + Duration::from_secs(20);
         let (mut last, mut since) = (Self::of(process), Instant::now());
         while since.elapsed() < A_WHILE {
