@@ -471,9 +471,7 @@ impl State {
     fn exchange(&mut self) -> Small<usize> {
         if !self.outbox.is_empty() {
             self.outbox.flush(&mut self.link.tx)?;
-            if self.outbox.is_nearly_empty() {
-                self.to_wake.append(&mut self.want_room);
-            }
+            self.room_made();
         }
         let count = self.take_records()?;
         if count > 0 {
@@ -584,7 +582,7 @@ impl State {
             if let Some(upload) = &mut call.upload {
                 self.to_wake.extend(upload.waker.take());
                 // What of it still waits is of no use.
-                let withdrawn = self.outbox.withdraw(header.request_id);
+                let withdrawn = self.withdraw(header.request_id);
                 if let Withdrawn::Torn { .. } = withdrawn {
                     self.cancel(header.request_id, withdrawn);
                 }
@@ -650,7 +648,7 @@ impl State {
         let call = self.calls.remove(key);
         if call.end.is_none() {
             self.pending -= 1;
-            let withdrawn = self.outbox.withdraw(call.id);
+            let withdrawn = self.withdraw(call.id);
             if !matches!(
                 withdrawn,
                 Withdrawn::Unseen | Withdrawn::Torn { request: true }
@@ -662,6 +660,21 @@ impl State {
             self.cancel(call.id, withdrawn);
         }
         self.call_up_next();
+    }
+
+    /// Takes out what waits of a call.
+    fn withdraw(&mut self, id: u64) -> Withdrawn {
+        let withdrawn = self.outbox.withdraw(id);
+        self.room_made();
+        withdrawn
+    }
+
+    /// Less waits in the outbox than did: whoever waits for that has its turn. Nobody else says so
+    /// once the outbox is empty, for then nothing is left to be sent.
+    fn room_made(&mut self) {
+        if self.outbox.is_nearly_empty() {
+            self.to_wake.append(&mut self.want_room);
+        }
     }
 
     /// Tells the server that nobody waits for a call, whose messages were withdrawn.
