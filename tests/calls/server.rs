@@ -458,6 +458,9 @@ fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
             outgoing.send("bye").await?;
             Err(Status::new(Code::DATA_LOSS, "that was all"))
         })
+        .bidirectional_bytes("greet", |hello, _, mut outgoing| async move {
+            outgoing.send(hello).await
+        })
         // The sender outlives the handler.
         .streaming_bytes("leak", move |_, items| {
             leaked.lock().unwrap().push(items);
