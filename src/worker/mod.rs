@@ -702,8 +702,6 @@ impl Worker {
     /// Takes a connection out, active or not, and closes it.
     fn remove(&mut self, key: usize, error: Error) {
         let connection = self.connections.remove(key);
-        self.counters
-            .set_gauge(Gauge::Connections, self.connections.len() as u64);
         if connection.is_active {
             self.active.retain(|&other| other != key);
         }
@@ -734,6 +732,9 @@ impl Worker {
             }
         };
         connection.close(code, reason);
+        // Who sees the number finds what the page says of this connection gone.
+        self.counters
+            .set_gauge(Gauge::Connections, self.connections.len() as u64);
         // Last: its memory is given back now, and a client that is refused for want of a place or
         // of memory may count on either.
         self.load.fetch_sub(1, Relaxed);
