@@ -91,10 +91,11 @@ struct Slot {
     waker: Option<Waker>,
     /// How the call ended, until it is claimed.
     end: Option<Small<Vec<u8>>>,
+    // Boxed: with thousands of calls in flight each line that a call takes counts, and few have these.
     /// For calls that are answered by a stream.
-    items: Option<ItemQueue>,
+    items: Option<Box<ItemQueue>>,
     /// For calls that send a stream.
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
 }
 
 /// Items that arrived and were not taken.
@@ -192,15 +193,19 @@ impl State {
             CallShape::Unary => self.latencies.begin(),
             _ => None,
         };
-        let items = shape.has_server_stream().then(|| ItemQueue {
-            items: VecDeque::new(),
-            balance: CreditBalance::new(STREAM_CREDITS),
-            taken: 0,
+        let items = shape.has_server_stream().then(|| {
+            Box::new(ItemQueue {
+                items: VecDeque::new(),
+                balance: CreditBalance::new(STREAM_CREDITS),
+                taken: 0,
+            })
         });
-        let upload = shape.has_client_stream().then(|| Upload {
-            balance: CreditBalance::new(self.link.shared.terms.stream_credits),
-            waker: None,
-            finished: false,
+        let upload = shape.has_client_stream().then(|| {
+            Box::new(Upload {
+                balance: CreditBalance::new(self.link.shared.terms.stream_credits),
+                waker: None,
+                finished: false,
+            })
         });
         let entry = self.calls.vacant_entry();
         let key = entry.key();
@@ -552,7 +557,7 @@ impl State {
                 let credits = payload
                     .first_chunk()
                     .map_or(0, |bytes| u32::from_le_bytes(*bytes));
-                if let Some(upload) = call.and_then(|call| call.upload.as_mut()) {
+                if let Some(upload) = call.and_then(|call| call.upload.as_deref_mut()) {
                     upload.balance.grant(credits);
                     self.to_wake.extend(upload.waker.take());
                 }
