@@ -4,7 +4,7 @@ use super::blocking::{Answer, BlockingClient};
 use super::methods::{Method, check_shape};
 use crate::error::{Error, Result, Status};
 use crate::link::{Waited, Wanted};
-use crate::proto::frame::Header;
+use crate::proto::frame::{Header, TraceContext};
 use crate::proto::handshake::CallShape;
 use crate::ring::Ready;
 use std::collections::VecDeque;
@@ -91,7 +91,7 @@ impl<'a> Pipeline<'a> {
         }
         check_shape(&self.client.link.shared, method, CallShape::Unary)?;
         let id = self.client.fresh_id();
-        if !self.client.stage_plain(method, id, request)? {
+        if self.client.trace.is_some() || !self.client.stage_plain(method, id, request)? {
             self.submit_slowly(method, id, request)?;
         }
         if self.client.latencies.is_due() {
@@ -99,6 +99,11 @@ impl<'a> Pipeline<'a> {
         }
         self.in_flight += 1;
         Ok(CallId(id))
+    }
+
+    /// As [`BlockingClient::set_trace`], which the pipeline's calls follow too.
+    pub fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.client.set_trace(trace);
     }
 
     /// Makes submitted requests visible to the server at once.
@@ -239,12 +244,13 @@ impl<'a> Pipeline<'a> {
         Ok(true)
     }
 
-    /// A request that is large or finds the ring full. The server may be unable to take it before
+    /// A request that is large, carries a trace context or finds the ring full. The server may be unable to take it before
     /// its replies are taken, so these are.
     #[cold]
     #[inline(never)]
     fn submit_slowly(&mut self, method: Method, id: u64, request: &[u8]) -> Result<()> {
-        let header = Header::request(method.number, id);
+        let mut header = Header::request(method.number, id);
+        header.trace = self.client.trace;
         let mut outgoing = self.client.outgoing(header, request)?;
         while !self.client.stage_some(&mut outgoing)? {
             while let Some(answer) = self.client.poll_answer()? {

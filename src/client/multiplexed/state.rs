@@ -10,7 +10,7 @@ use crate::link::{
 };
 use crate::metrics::Latencies;
 use crate::proto::credit::{CreditBalance, credit_cost};
-use crate::proto::frame::{Header, Kind, Tag};
+use crate::proto::frame::{Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CallShape;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::encode_status;
@@ -294,6 +294,7 @@ impl State {
         &mut self,
         method: u16,
         payload: &[u8],
+        trace: Option<TraceContext>,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Error>> {
         if self.over || self.draining {
@@ -308,6 +309,7 @@ impl State {
         // No call has this place.
         let id = u64::from(self.generation) << 32 | u64::from(u32::MAX);
         let mut header = Header::request(method, id);
+        header.trace = trace;
         header.one_way = true;
         let sent = self.send(header, Cow::Borrowed(payload));
         if sent.is_err() {
