@@ -20,7 +20,9 @@ mod connection;
 #[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
 pub(crate) mod fuzzing;
 mod mailbox;
-#[cfg(test)]
+#[cfg(all(test, shuttle))]
+mod schedules;
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 #[cfg(feature = "tokio")]
