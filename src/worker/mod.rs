@@ -21,7 +21,9 @@ mod connection;
 pub(crate) mod fuzzing;
 mod mailbox;
 mod quiet;
-#[cfg(test)]
+#[cfg(all(test, shuttle))]
+mod schedules;
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 #[cfg(feature = "tokio")]
