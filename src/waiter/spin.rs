@@ -28,8 +28,6 @@ const SLICE: Duration = Duration::from_micros(5);
 const SHARED_LOOK: Duration = Duration::from_nanos(500);
 
 #[cfg(feature = "tokio")]
-// The initializer is const; where thread-locals are keys of the system's, clippy does not see it.
-#[cfg_attr(windows, allow(clippy::missing_const_for_thread_local))]
 thread_local! {
     /// Who spun a slice on this thread last.
     static LAST_LOOKER: std::cell::Cell<Looker> = const { std::cell::Cell::new(Looker(0)) };
