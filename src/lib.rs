@@ -33,8 +33,6 @@
 //! Processes of the same user, unless a [`PeerPolicy`] says otherwise. The other side may be
 //! hostile: it can break its own connection and nothing else.
 
-// Where thread-locals are keys of the system's, this lint calls initializers const that are const.
-#![cfg_attr(windows, allow(clippy::missing_const_for_thread_local))]
 #![deny(unsafe_code)]
 
 pub mod layout;
