@@ -99,7 +99,7 @@ pub use surface::*;
 mod surface {
     pub use crate::client::{BlockingClient, CallId, ClientBuilder, Method, Pipeline};
     #[cfg(feature = "tokio")]
-    pub use crate::client::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
+    pub use crate::client::{ByteItemSink, ByteItems, ByteUpload, Call, Client, Notification};
     #[cfg(all(feature = "tokio", feature = "serde"))]
     pub use crate::client::{ItemSink, Items, TypedCall, Upload};
     pub use crate::error::{
@@ -113,7 +113,9 @@ mod surface {
     #[cfg(feature = "bb8")]
     pub use crate::pool::ConnectionManager;
     #[cfg(feature = "tokio")]
-    pub use crate::pool::{Backoff, Pool, PoolBuilder, PoolByteItems, PoolCall, PoolStats};
+    pub use crate::pool::{
+        Backoff, Pool, PoolBuilder, PoolByteItems, PoolCall, PoolNotification, PoolStats,
+    };
     #[cfg(all(feature = "tokio", feature = "serde"))]
     pub use crate::pool::{PoolItems, TypedPoolCall};
     #[cfg(feature = "tokio")]

@@ -8,6 +8,13 @@ pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+// What threads of one process share. Under `--cfg shuttle` its scheduler decides, at each of these,
+// who goes on.
+#[cfg(all(test, shuttle))]
+pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+#[cfg(not(any(loom, all(test, shuttle))))]
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+
 /// Stops the compiler, not the processor, from moving accesses across this point.
 ///
 /// Used where the processor's fence is supplied by the other side ([`crate::sys::heavy_fence`]).

@@ -76,6 +76,10 @@ fn server(input: &[u8]) {
                 };
                 handshake.welcome(&offer).expect("an honest offer");
             }
+            Ok(ServerStep::Observe) => {
+                handshake.counters(1 << 16).expect("an honest observer");
+                return;
+            }
             Ok(ServerStep::Accepted { .. }) => {
                 handshake.ready().expect("it was accepted");
                 return;

@@ -98,6 +98,12 @@ impl Cursors for Shared {
     fn space_parked(&self) -> &AtomicU64 {
         &self.0.other
     }
+    fn data_fenced(&self) -> &AtomicU64 {
+        &self.0.other
+    }
+    fn space_fenced(&self) -> &AtomicU64 {
+        &self.0.other
+    }
 }
 
 impl Source for Shared {

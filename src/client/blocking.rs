@@ -47,7 +47,7 @@ pub struct BlockingClient {
     /// Whether the server has said that it shuts down.
     draining: bool,
     /// Goes with the calls that follow.
-    trace: Option<TraceContext>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// What ends a call.
@@ -97,8 +97,8 @@ impl BlockingClient {
         self.draining
     }
 
-    /// Has the calls that follow, those of a [`Pipeline`] excepted, say which trace they belong to and
-    /// which span is their parent; `None`: no more. To a server of a version that does not know of it
+    /// Has the calls that follow, those of a [`Pipeline`] too, say which trace they belong to and which
+    /// span is their parent; `None`: no more. To a server of a version that does not know of it
     /// nothing is said. Costs 32 bytes per request.
     pub fn set_trace(&mut self, trace: Option<TraceContext>) {
         let carried = self.link.shared.terms.carry_traces();

@@ -11,7 +11,7 @@ mod pipeline;
 pub use blocking::BlockingClient;
 pub use methods::Method;
 #[cfg(feature = "tokio")]
-pub use multiplexed::{ByteItemSink, ByteItems, ByteUpload, Call, Client};
+pub use multiplexed::{ByteItemSink, ByteItems, ByteUpload, Call, Client, Notification};
 #[cfg(all(feature = "tokio", feature = "serde"))]
 pub use multiplexed::{ItemSink, Items, TypedCall, Upload};
 pub use pipeline::{CallId, Pipeline};

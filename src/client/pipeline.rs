@@ -4,7 +4,7 @@ use super::blocking::{Answer, BlockingClient};
 use super::methods::{Method, check_shape};
 use crate::error::{Error, Result, Status};
 use crate::link::{Waited, Wanted};
-use crate::proto::frame::Header;
+use crate::proto::frame::{Header, TraceContext};
 use crate::proto::handshake::CallShape;
 use crate::ring::Ready;
 use std::collections::VecDeque;
@@ -47,7 +47,7 @@ pub struct Pipeline<'a> {
     in_flight: usize,
     /// How often `try_next` found nothing.
     looks_in_vain: u32,
-    /// Replies that arrived while a request waited for space. At most `max_in_flight`.
+    /// Replies that arrived while a request waited for space. At most `in_flight`.
     early: VecDeque<(u64, Result<Vec<u8>, Status>)>,
     /// Calls in flight whose times are sampled, in the order of their numbers.
     sampled: VecDeque<(u64, Instant)>,
@@ -91,7 +91,7 @@ impl<'a> Pipeline<'a> {
         }
         check_shape(&self.client.link.shared, method, CallShape::Unary)?;
         let id = self.client.fresh_id();
-        if !self.client.stage_plain(method, id, request)? {
+        if self.client.trace.is_some() || !self.client.stage_plain(method, id, request)? {
             self.submit_slowly(method, id, request)?;
         }
         if self.client.latencies.is_due() {
@@ -99,6 +99,11 @@ impl<'a> Pipeline<'a> {
         }
         self.in_flight += 1;
         Ok(CallId(id))
+    }
+
+    /// As [`BlockingClient::set_trace`], which the pipeline's calls follow too.
+    pub fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.client.set_trace(trace);
     }
 
     /// Makes submitted requests visible to the server at once.
@@ -140,7 +145,9 @@ impl<'a> Pipeline<'a> {
         visit: impl FnOnce(CallId, Result<&[u8], Status>) -> T,
         wait: fn(&mut Self) -> Result<bool>,
     ) -> Result<Option<T>> {
-        if let Some((id, reply)) = self.early.pop_front() {
+        if self.in_flight > 0
+            && let Some((id, reply)) = self.early.pop_front()
+        {
             self.note_end(id);
             return Ok(Some(visit(
                 CallId(id),
@@ -150,14 +157,13 @@ impl<'a> Pipeline<'a> {
         while self.in_flight > 0 {
             match self.client.poll_answer()? {
                 Some(Answer::Buffered { id, len }) => {
-                    // A lower number: of a call given up before this pipeline.
-                    if id >= self.first {
+                    if self.is_ours(id) {
                         self.note_end(id);
                         return Ok(Some(visit(CallId(id), Ok(&self.client.buffer[..len]))));
                     }
                 }
                 Some(Answer::Ended { id, ended }) => {
-                    if id >= self.first {
+                    if self.is_ours(id) {
                         self.note_end(id);
                         return Ok(Some(visit(
                             CallId(id),
@@ -179,6 +185,13 @@ impl<'a> Pipeline<'a> {
     #[inline(never)]
     fn sample(&mut self, id: u64) {
         self.sampled.push_back((id, Instant::now()));
+    }
+
+    /// Whether a call of this pipeline has this number. A lower one is of a call that was given up
+    /// before; a higher one was never made, whatever the server says.
+    #[inline(always)]
+    fn is_ours(&self, id: u64) -> bool {
+        (self.first..self.client.next_id()).contains(&id)
     }
 
     /// A call has ended, and the caller gets its reply.
@@ -239,12 +252,13 @@ impl<'a> Pipeline<'a> {
         Ok(true)
     }
 
-    /// A request that is large or finds the ring full. The server may be unable to take it before
+    /// A request that is large, carries a trace context or finds the ring full. The server may be unable to take it before
     /// its replies are taken, so these are.
     #[cold]
     #[inline(never)]
     fn submit_slowly(&mut self, method: Method, id: u64, request: &[u8]) -> Result<()> {
-        let header = Header::request(method.number, id);
+        let mut header = Header::request(method.number, id);
+        header.trace = self.client.trace;
         let mut outgoing = self.client.outgoing(header, request)?;
         while !self.client.stage_some(&mut outgoing)? {
             while let Some(answer) = self.client.poll_answer()? {
@@ -252,7 +266,8 @@ impl<'a> Pipeline<'a> {
                     Answer::Buffered { id, len } => (id, Ok(self.client.buffer[..len].to_vec())),
                     Answer::Ended { id, ended } => (id, ended),
                 };
-                if id >= self.first {
+                // No more than were asked for: the call that is being sent is not one of them yet.
+                if self.is_ours(id) && self.early.len() < self.in_flight {
                     self.early.push_back((id, ended));
                 }
             }

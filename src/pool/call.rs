@@ -3,6 +3,7 @@
 use super::Pool;
 use crate::client::{Call, Client};
 use crate::error::{Error, Executed, Result};
+use crate::proto::frame::TraceContext;
 use crate::proto::status::Code;
 use std::borrow::Cow;
 use std::fmt;
@@ -193,6 +194,7 @@ pub struct PoolCall<'a> {
     attempts: Attempts<Call<'a>>,
     method: &'a str,
     request: &'a [u8],
+    trace: Option<TraceContext>,
 }
 
 impl<'a> PoolCall<'a> {
@@ -201,6 +203,7 @@ impl<'a> PoolCall<'a> {
             attempts: Attempts::new(pool),
             method,
             request,
+            trace: None,
         }
     }
 
@@ -219,6 +222,12 @@ impl<'a> PoolCall<'a> {
         self.attempts.set_idempotent();
         self
     }
+
+    /// As [`Call::trace`], on whichever connection.
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.trace = Some(context);
+        self
+    }
 }
 
 impl Future for PoolCall<'_> {
@@ -226,20 +235,33 @@ impl Future for PoolCall<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (method, request) = (this.method, this.request);
+        let (method, request, trace) = (this.method, this.request, this.trace);
         this.attempts.poll(
             cx,
-            |client, left| Ok(with_deadline(client.call_bytes(method, request), left)),
+            |client, left| {
+                Ok(with_settings(
+                    client.call_bytes(method, request),
+                    left,
+                    trace,
+                ))
+            },
             |call, cx| Pin::new(call).poll(cx),
         )
     }
 }
 
-fn with_deadline(call: Call<'_>, left: Option<Duration>) -> Call<'_> {
-    match left {
-        Some(left) => call.deadline(left),
-        None => call,
+fn with_settings(
+    mut call: Call<'_>,
+    left: Option<Duration>,
+    trace: Option<TraceContext>,
+) -> Call<'_> {
+    if let Some(left) = left {
+        call = call.deadline(left);
     }
+    if let Some(trace) = trace {
+        call = call.trace(trace);
+    }
+    call
 }
 
 /// A typed call on a pool in progress; see [`Pool::call`].
@@ -249,6 +271,7 @@ pub struct TypedPoolCall<'a, Q: ?Sized, R> {
     attempts: Attempts<Call<'static>>,
     method: &'a str,
     request: &'a Q,
+    trace: Option<TraceContext>,
     reply: std::marker::PhantomData<fn() -> R>,
 }
 
@@ -259,6 +282,7 @@ impl<'a, Q: ?Sized, R> TypedPoolCall<'a, Q, R> {
             attempts: Attempts::new(pool),
             method,
             request,
+            trace: None,
             reply: std::marker::PhantomData,
         }
     }
@@ -272,6 +296,12 @@ impl<'a, Q: ?Sized, R> TypedPoolCall<'a, Q, R> {
     /// As [`PoolCall::idempotent`].
     pub fn idempotent(mut self) -> Self {
         self.attempts.set_idempotent();
+        self
+    }
+
+    /// As [`PoolCall::trace`].
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.trace = Some(context);
         self
     }
 }
@@ -296,14 +326,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (method, request) = (this.method, this.request);
+        let (method, request, trace) = (this.method, this.request, this.trace);
         let reply = this.attempts.poll(
             cx,
             |client, left| {
                 let mut payload = Vec::new();
                 crate::typed::append_request(&request, &mut payload)?;
                 let call = client.call_with(method, Cow::Owned(payload));
-                Ok(with_deadline(call, left))
+                Ok(with_settings(call, left, trace))
             },
             |call, cx| Pin::new(call).poll(cx),
         );

@@ -4,6 +4,7 @@ use super::Pool;
 use super::call::Attempts;
 use crate::client::ByteItems;
 use crate::error::{Error, Result};
+use crate::proto::frame::TraceContext;
 use futures_core::Stream;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,7 @@ pub struct PoolByteItems<'a> {
     method: &'a str,
     /// Or why there is none, given once.
     request: Result<Vec<u8>, Option<Error>>,
+    trace: Option<TraceContext>,
     over: bool,
 }
 
@@ -27,6 +29,7 @@ impl<'a> PoolByteItems<'a> {
             attempts: Attempts::new(pool),
             method,
             request: request.map_err(Some),
+            trace: None,
             over: false,
         }
     }
@@ -40,6 +43,12 @@ impl<'a> PoolByteItems<'a> {
     /// As [`PoolCall::idempotent`](super::PoolCall::idempotent), until the first item has come.
     pub fn idempotent(mut self) -> Self {
         self.attempts.set_idempotent();
+        self
+    }
+
+    /// As [`PoolCall::trace`](super::PoolCall::trace), for the whole call.
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.trace = Some(context);
         self
     }
 
@@ -67,11 +76,14 @@ impl Stream for PoolByteItems<'_> {
         let item = ready!(this.attempts.poll(
             cx,
             |client, left| {
-                let items = client.stream_bytes(this.method, request);
-                Ok(match left {
-                    Some(left) => items.deadline(left),
-                    None => items,
-                })
+                let mut items = client.stream_bytes(this.method, request);
+                if let Some(left) = left {
+                    items = items.deadline(left);
+                }
+                if let Some(trace) = this.trace {
+                    items = items.trace(trace);
+                }
+                Ok(items)
             },
             |items, cx| Pin::new(items).poll_next(cx).map(Option::transpose),
         ));
@@ -116,6 +128,12 @@ impl<'a, R: serde::de::DeserializeOwned> PoolItems<'a, R> {
     /// As [`PoolByteItems::idempotent`].
     pub fn idempotent(mut self) -> Self {
         self.bytes = self.bytes.idempotent();
+        self
+    }
+
+    /// As [`PoolByteItems::trace`].
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.bytes = self.bytes.trace(context);
         self
     }
 

@@ -7,13 +7,14 @@
 //! - `roster`: what is decided, without sockets or clocks
 //! - `backoff`: how long between attempts to connect
 //! - `supervisor`: the task that does what the roster says
-//! - `call`, `items`: calls that find their connection, and another if need be
+//! - `call`, `items`, `notification`: calls that find their connection, and another if need be
 
 mod backoff;
 mod call;
 mod items;
 #[cfg(feature = "bb8")]
 mod manager;
+mod notification;
 mod roster;
 mod supervisor;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use items::PoolByteItems;
 pub use items::PoolItems;
 #[cfg(feature = "bb8")]
 pub use manager::ConnectionManager;
+pub use notification::PoolNotification;
 pub use roster::PoolStats;
 
 use crate::client::{ByteItemSink, ByteItems, ByteUpload, Client, ClientBuilder};
@@ -35,7 +37,6 @@ use crate::client::{ByteItemSink, ByteItems, ByteUpload, Client, ClientBuilder};
 use crate::client::{ItemSink, Items, Upload};
 use crate::error::{Error, Executed, Result};
 use crate::name::Place;
-use call::{Verdict, verdict};
 use roster::{Choice, Remainder, Roster, Rules};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -276,20 +277,10 @@ impl Pool {
     /// Tells the server something and wants no answer, as [`Client::notify_bytes`] does. Waits for
     /// a connection as calls do. Whether it was executed, nobody knows.
     ///
-    /// # Errors
-    /// As [`call_bytes`](Self::call_bytes), what the handler says excepted.
-    pub async fn notify_bytes(&self, method: &str, request: &[u8]) -> Result<()> {
-        let shared = &self.handle.shared;
-        loop {
-            let Some(choice) = shared.choose() else {
-                shared.arrival(None).await?;
-                continue;
-            };
-            match choice.connection.notify_bytes(method, request).await {
-                Err(error) if verdict(&error, 0) == Verdict::Move => shared.discard(choice.id),
-                sent => return sent,
-            }
-        }
+    /// The future gives what that of [`call_bytes`](Self::call_bytes) does, what the handler says
+    /// excepted.
+    pub fn notify_bytes<'a>(&self, method: &'a str, request: &'a [u8]) -> PoolNotification<'a> {
+        PoolNotification::new(self.clone(), method, request)
     }
 
     /// A call that is answered by a stream of byte strings, as [`Client::stream_bytes`]. Until the

@@ -3,14 +3,11 @@
 #[cfg(feature = "tokio")]
 use crate::error::Status;
 use crate::link::Link;
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::sys::MultiplexerWaker;
 #[cfg(feature = "tokio")]
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool,
-    Ordering::{Relaxed, SeqCst},
-};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
 /// What a worker is given.
@@ -69,21 +66,32 @@ impl Address {
     }
 }
 
+/// What ends a worker's sleep.
+pub(crate) trait Wake {
+    fn wake(&self);
+}
+
+impl Wake for MultiplexerWaker {
+    fn wake(&self) {
+        MultiplexerWaker::wake(self);
+    }
+}
+
 /// Mail for one worker, and the means to wake it.
 ///
 /// `asleep` and `full` are a store-buffering pair like the parked words between processes (see
 /// `waiter`): the worker sets `asleep`, then looks at `full`; the sender sets `full`, then looks
 /// at `asleep`. Both use SeqCst, so at least one sees the other.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
+pub(crate) struct Mailbox<W = MultiplexerWaker> {
     letters: Mutex<Vec<Mail>>,
     full: AtomicBool,
     asleep: AtomicBool,
-    waker: MultiplexerWaker,
+    waker: W,
 }
 
-impl Mailbox {
-    pub(crate) fn new(waker: MultiplexerWaker) -> Self {
+impl<W: Wake> Mailbox<W> {
+    pub(super) fn new(waker: W) -> Self {
         Self {
             letters: Mutex::new(Vec::new()),
             full: AtomicBool::new(false),

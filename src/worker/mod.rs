@@ -20,7 +20,10 @@ mod connection;
 #[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
 pub(crate) mod fuzzing;
 mod mailbox;
-#[cfg(test)]
+mod quiet;
+#[cfg(all(test, shuttle))]
+mod schedules;
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 #[cfg(feature = "tokio")]
@@ -38,6 +41,7 @@ use crate::settings::Spin;
 use crate::sys::{Event, Multiplexer};
 use crate::waiter::{Fences, Spinner};
 use connection::{Connection, Found};
+use quiet::Quiet;
 use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -53,11 +57,6 @@ const ROOM: usize = 64;
 
 /// Turns, or empty sweeps, between two looks at the clock.
 const TURNS_PER_CLOCK: usize = 16;
-
-/// After so long without anything a connection is parked while others are busy. Sweeping over an
-/// idle connection costs a few nanoseconds; parking one costs a fence and, when it comes back, a
-/// system call on either side.
-const QUIET: Duration = Duration::from_millis(1);
 
 /// How many connections ahead of the one that has its turn lines are fetched (docs: tuning).
 const PREFETCH_AHEAD: usize = 2;
@@ -196,6 +195,7 @@ struct Worker {
     bench: Bench,
     mailbox: Arc<Mailbox>,
     spinner: Spinner,
+    quiet: Quiet,
     load: Arc<AtomicUsize>,
     counters: WorkerCounters,
     /// Set while draining: when to end at the latest.
@@ -246,6 +246,7 @@ impl Worker {
             },
             mailbox,
             spinner: Spinner::new(settings.spin),
+            quiet: Quiet::default(),
             load: Arc::default(),
             number,
             counters,
@@ -416,10 +417,11 @@ impl Worker {
             self.observe();
         }
         let connections = &mut self.connections;
+        let limit = self.quiet.limit();
         // Who was busy since the last look at the clock bears that look's time, however long ago it is:
         // a worker that was off its processor meanwhile must not take it for quiet.
         let quiet = |c: &Connection| {
-            c.last_busy < before && now.saturating_duration_since(c.last_busy) > QUIET
+            c.last_busy < before && now.saturating_duration_since(c.last_busy) > limit
         };
         if self.active.iter().any(|&key| quiet(&connections[key])) {
             let parking = &mut self.parking;
@@ -439,6 +441,7 @@ impl Worker {
     #[cold]
     fn observe(&mut self) {
         self.observed = self.now;
+        self.quiet.forget();
         let page = &self.settings.page;
         for &key in &self.active {
             self.connections[key].observe(page, self.now);
@@ -492,6 +495,17 @@ impl Worker {
         reliable
     }
 
+    /// A client has rung for a connection.
+    fn rung(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get(key)
+            && !connection.is_active
+        {
+            let idle = self.now.saturating_duration_since(connection.last_busy);
+            self.quiet.rung_after(idle);
+        }
+        self.activate(key);
+    }
+
     fn activate(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key)
             && !connection.is_active
@@ -503,9 +517,10 @@ impl Worker {
         }
     }
 
-    /// Takes what the kernel has to say right now. Whether it was anything.
+    /// Takes what the kernel has to say right now, if there are active connections to be kept from
+    /// parking, and parked ones that may ring. Whether it was anything.
     fn has_events(&mut self) -> bool {
-        if self.active.is_empty() {
+        if self.active.is_empty() || self.active.len() == self.connections.len() {
             return false;
         }
         self.listen(Some(Duration::ZERO)) > 0
@@ -566,7 +581,7 @@ impl Worker {
         let count = events.len();
         for event in events.drain(..) {
             match event {
-                Event::Rung(key) => self.activate(key),
+                Event::Rung(key) => self.rung(key),
                 Event::Socket(key) => self.read_control(key),
                 Event::Woken => {}
             }
@@ -689,8 +704,6 @@ impl Worker {
     /// Takes a connection out, active or not, and closes it.
     fn remove(&mut self, key: usize, error: Error) {
         let connection = self.connections.remove(key);
-        self.counters
-            .set_gauge(Gauge::Connections, self.connections.len() as u64);
         if connection.is_active {
             self.active.retain(|&other| other != key);
         }
@@ -721,6 +734,9 @@ impl Worker {
             }
         };
         connection.close(code, reason);
+        // Who sees the number finds what the page says of this connection gone.
+        self.counters
+            .set_gauge(Gauge::Connections, self.connections.len() as u64);
         // Last: its memory is given back now, and a client that is refused for want of a place or
         // of memory may count on either.
         self.load.fetch_sub(1, Relaxed);

@@ -318,6 +318,52 @@ fn a_client_whose_runtime_is_gone_reports_it() {
     });
 }
 
+/// What waits to go out makes a notice wait. When it is given up, and nothing of it had gone out, it
+/// leaves without a trace: the notice must hear of that. (In shared memory; over the socket the
+/// notice before may wait as well.)
+#[cfg(feature = "spsc_transport")]
+#[test]
+fn a_notice_goes_on_when_what_it_waited_behind_is_given_up() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "a notice behind a call", async move {
+        let client = Client::connect(&name).await.unwrap();
+        client.call_bytes("echo", b"").await.unwrap();
+        // Nothing leaves the ring.
+        server.stop();
+        let start = |call: bool| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                match call {
+                    true => client.call_bytes("echo", &pattern(5, 4000)).await.map(drop),
+                    false => client.notify_bytes("echo", b"small").await,
+                }
+            })
+        };
+        let mut calls = Vec::new();
+        let notice = loop {
+            calls.push(start(true));
+            let notice = start(false);
+            // Until each was polled.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            if !notice.is_finished() {
+                break notice;
+            }
+        };
+        // The one call that found no space.
+        calls.pop().unwrap().abort();
+        let sent = tokio::time::timeout(PATIENCE / 2, notice).await;
+        sent.expect("it hears of it").unwrap().unwrap();
+        server.go_on();
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+    });
+}
+
 crate::over_both_transports!(
     dropping_a_call_drops_the_handlers_future,
     a_deadline_ends_a_call_on_both_sides,

@@ -121,6 +121,9 @@ pub fn bind(settings: &Settings, commands: Commands) {
     }
 }
 
+/// What `traceparent` would have said to the last notification.
+static LAST_TRACE: Mutex<String> = Mutex::new(String::new());
+
 /// The caller's trace context, as text.
 fn traceparent(context: &CallContext) -> String {
     let trace = context.trace.map(|trace| trace.to_string());
@@ -231,6 +234,13 @@ fn methods(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
         .method_into("traceparent", |context, _, reply| {
             reply.extend(traceparent(context).bytes());
             Ok(())
+        })
+        .method_into("note_trace", |context, _, _| {
+            *LAST_TRACE.lock().unwrap() = traceparent(context);
+            Ok(())
+        })
+        .method("last_trace", |_| {
+            Ok(LAST_TRACE.lock().unwrap().clone().into_bytes())
         })
         .method_async_with("traceparent_later", |context, _| async move {
             tokio::task::yield_now().await;
@@ -457,6 +467,9 @@ fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
             }
             outgoing.send("bye").await?;
             Err(Status::new(Code::DATA_LOSS, "that was all"))
+        })
+        .bidirectional_bytes("greet", |hello, _, mut outgoing| async move {
+            outgoing.send(hello).await
         })
         // The sender outlives the handler.
         .streaming_bytes("leak", move |_, items| {

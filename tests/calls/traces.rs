@@ -2,7 +2,7 @@
 
 use crate::server::NAME;
 use crate::support::{PATIENCE, Place, pattern, within, within_async};
-use nearwire::{BlockingClient, Client, TraceContext};
+use nearwire::{BlockingClient, Client, Pool, TraceContext};
 use std::time::Duration;
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -27,6 +27,28 @@ fn handlers_get_the_callers_trace_and_no_other() {
             assert_eq!(call.await.unwrap(), TRACEPARENT.as_bytes());
             assert_eq!(client.call_bytes(method, b"").await.unwrap(), b"none");
         }
+        client
+            .notify_bytes("note_trace", b"")
+            .trace(context())
+            .await
+            .unwrap();
+        assert_eq!(
+            client.call_bytes("last_trace", b"").await.unwrap(),
+            TRACEPARENT.as_bytes()
+        );
+        client.notify_bytes("note_trace", b"").await.unwrap();
+        assert_eq!(client.call_bytes("last_trace", b"").await.unwrap(), b"none");
+
+        let pool = Pool::connect(&name).await.unwrap();
+        let call = pool.call_bytes("traceparent_later", b"").trace(context());
+        assert_eq!(call.await.unwrap(), TRACEPARENT.as_bytes());
+        pool.notify_bytes("note_trace", b"")
+            .trace(context())
+            .await
+            .unwrap();
+        let last = pool.call_bytes("last_trace", b"").await;
+        assert_eq!(last.unwrap(), TRACEPARENT.as_bytes());
+        assert_eq!(pool.call_bytes("traceparent", b"").await.unwrap(), b"none");
     });
     let name = place.socket(NAME);
     within(PATIENCE, "traced calls, blocking", move || {
@@ -40,7 +62,17 @@ fn handlers_get_the_callers_trace_and_no_other() {
             let said = client.call_bytes_timeout("traceparent", b"", time).unwrap();
             assert_eq!(said, TRACEPARENT.as_bytes());
         }
-        client.set_trace(None);
+        let method = client.method("traceparent").unwrap();
+        let mut pipeline = client.pipeline();
+        for trace in [Some(context()), None] {
+            pipeline.set_trace(trace);
+            pipeline.submit(method, b"").unwrap();
+        }
+        for said in [TRACEPARENT, "none"] {
+            let reply = pipeline.next(|_, reply| reply.unwrap().to_vec());
+            assert_eq!(reply.unwrap().unwrap(), said.as_bytes());
+        }
+        drop(pipeline);
         assert_eq!(client.call_bytes("traceparent", b"").unwrap(), b"none");
     });
 }

@@ -144,9 +144,16 @@ fn connections_are_spread_over_the_workers() {
 }
 
 crate::over_both_transports!(
-    workers_are_pinned_where_they_say_they_are,
     a_handler_that_blocks_shows,
     a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them,
     a_processor_that_is_not_this_processs_is_refused,
     connections_are_spread_over_the_workers,
 );
+
+/// Apart, because only Linux tells where a thread of another process may run.
+#[cfg(target_os = "linux")]
+mod pinned {
+    use super::workers_are_pinned_where_they_say_they_are;
+
+    crate::over_both_transports!(workers_are_pinned_where_they_say_they_are);
+}

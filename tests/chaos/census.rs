@@ -15,7 +15,26 @@ pub struct Census {
 }
 
 impl Census {
-    pub fn of(process: &Process) -> Self {
+    /// What a process uses that is at rest: it has been the same for a while. A thread or a
+    /// descriptor that is about to go would be missed later (threads that close what peers sent, for one,
+    /// stay for a second).
+    #[track_caller]
+    pub fn at_rest(process: &Process) -> Self {
+        const A_WHILE: Duration = Duration::from_millis(1500);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let (mut last, mut since) = (Self::of(process), Instant::now());
+        while since.elapsed() < A_WHILE {
+            assert!(Instant::now() < deadline, "it does not come to rest");
+            std::thread::sleep(Duration::from_millis(5));
+            let now = Self::of(process);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        last
+    }
+
+    fn of(process: &Process) -> Self {
         let pid = process.id();
         let mut descriptors: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()

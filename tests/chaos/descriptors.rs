@@ -31,7 +31,7 @@ fn a_server_without_descriptors_keeps_its_clients() {
         let settings = [("ledger", ledger.path()), ("descriptors", "40")];
         let server = ledger.place.start_ready("starved server", &settings);
         let name = ledger.place.socket(NAME);
-        let before = Census::of(&server);
+        let before = Census::at_rest(&server);
         for _ in 0..3 {
             let impatient = ClientBuilder::new().timeout(Duration::from_millis(150));
             let (mut clients, mut refused) = (Vec::new(), 0);
@@ -134,7 +134,7 @@ fn a_client_without_descriptors_says_so() {
             .place
             .start_ready("server", &[("ledger", ledger.path())]);
         let client = ledger.place.start("starved client", &[]);
-        let before = Census::of(&server);
+        let before = Census::at_rest(&server);
         for kind in ["blocking", "async"] {
             let mut reached = false;
             for more in 0..12 {

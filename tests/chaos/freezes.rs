@@ -121,7 +121,7 @@ fn a_frozen_client_harms_nobody() {
     server.expect("ready");
     let mut neighbour = BlockingClient::connect(&ledger.place.socket(NAME)).unwrap();
     neighbour.call_bytes("len", b"warm").unwrap();
-    let before = Census::of(&server);
+    let before = Census::at_rest(&server);
     let resident = server.resident();
     for (number, kind) in KINDS.into_iter().enumerate() {
         let mut frozen = start_caller(&ledger, number, kind, false);

@@ -123,8 +123,7 @@ fn kill_servers(count: usize, dice: &mut fastrand::Rng, delays: &mut Delays) -> 
     first.ended();
     for caller in &callers {
         rest(caller);
-        std::thread::sleep(Duration::from_millis(20));
-        before.push(Census::of(caller));
+        before.push(Census::at_rest(caller));
         caller.tell("go");
     }
 
@@ -236,7 +235,7 @@ fn kill_clients(count: usize, dice: &mut fastrand::Rng, delays: &mut Delays) -> 
         eventually(what, || server.ask("connections") == others.to_string());
     };
     alone("the first clients are gone", 0);
-    let before = Census::of(&server);
+    let before = Census::at_rest(&server);
     neighbour.tell("go");
 
     let mut killed = HashMap::new();

@@ -109,7 +109,7 @@ fn a_client_without_memory_says_so() {
     let server = ledger
         .place
         .start_ready("server", &[("ledger", ledger.path())]);
-    let before = Census::of(&server);
+    let before = Census::at_rest(&server);
     let mut client = ledger.place.start("client with limit", &[("mib", "48")]);
     let said = client.hear();
     eprintln!("connections, and the error: {said}");

@@ -100,7 +100,7 @@ impl Bystanders {
         std::thread::sleep(Duration::from_millis(300));
         let before = client.ask("stop");
         eprintln!("bystander alone:  {before}");
-        let holds = settled(&server);
+        let holds = settled(&server, A_WHILE);
         client.tell("report");
         client.expect("calling");
         Self {
@@ -122,7 +122,7 @@ impl Bystanders {
         assert!(number("calls") > 0 && number("later") > 0, "{report}");
         let deadline = Instant::now() + crate::support::PATIENCE;
         loop {
-            let now = settled(&self.server);
+            let now = settled(&self.server, Duration::ZERO);
             if now == self.holds {
                 return;
             }
@@ -135,8 +135,11 @@ impl Bystanders {
     }
 }
 
-/// What the server holds, once that no longer changes.
-fn settled(server: &Process) -> Holdings {
+/// Longer than a thread stays that closes what a client left, and has nothing more to close.
+const A_WHILE: Duration = Duration::from_millis(1500);
+
+/// What the server holds, once that has not changed for a while.
+fn settled(server: &Process, a_while: Duration) -> Holdings {
     let look = || {
         let report = server.report();
         Holdings {
@@ -146,14 +149,16 @@ fn settled(server: &Process) -> Holdings {
             threads: os::cpu_times(server.id()).len(),
         }
     };
-    let mut before = look();
-    for _ in 0..100 {
+    let deadline = Instant::now() + crate::support::PATIENCE;
+    let (mut before, mut since) = (look(), Instant::now());
+    loop {
         std::thread::sleep(Duration::from_millis(20));
         let now = look();
-        if now == before {
-            break;
+        if now != before {
+            (before, since) = (now, Instant::now());
+        } else if since.elapsed() >= a_while {
+            return before;
         }
-        before = now;
+        assert!(Instant::now() < deadline, "it does not settle: {before:?}");
     }
-    before
 }

@@ -290,6 +290,26 @@ fn clients_refuse_what_no_server_may_send() {
 }
 
 #[test]
+fn a_pipeline_takes_no_answer_that_it_did_not_ask_for() {
+    let place = Place::new();
+    for how in ["answers to nothing", "two answers"] {
+        let (_server, socket) = hostile(&place, how, "0");
+        within(PATIENCE, how, move || {
+            let mut client = BlockingClient::connect(&socket).unwrap();
+            let echo = client.method("echo").unwrap();
+            let mut pipeline = client.pipeline();
+            pipeline.submit(echo, &[1; 100]).unwrap();
+            let mut answer = || {
+                let answer = pipeline.next(|_, reply| reply.map(<[u8]>::to_vec));
+                answer.unwrap().map(|reply| reply.unwrap())
+            };
+            assert_eq!(answer().as_deref(), Some(&b"yours"[..]), "{how}");
+            assert_eq!(answer(), None, "{how}");
+        });
+    }
+}
+
+#[test]
 fn a_head_that_lies_ends_the_call_that_meets_it() {
     let place = Place::new();
     let (_server, socket) = hostile(&place, "a head too far", "0");

@@ -1,6 +1,6 @@
 //! A client process: one connection after another, of every kind, until it is told to stop.
 
-use crate::payload::{HEAD, Request, is_item, item};
+use crate::payload::{HEAD, ITEM_HEAD, Request, is_item, item};
 use crate::server::{BYTES, CALLS, MESSAGES, PATIENCE};
 use crate::support::child::{Commands, Settings, say};
 use nearwire::{Client, ClientBuilder, Code, Error};
@@ -351,20 +351,33 @@ fn take_reply(
     taken.unwrap().expect("some are in flight");
 }
 
+/// What small messages may take of a ring whose reader reads nothing: half of the ring's hot bytes
+/// (docs/IPC_PERFORMANCE_TUNING.md).
+const AHEAD: usize = 8 << 10;
+
+/// What an item of `len` bytes takes of a ring.
+const fn record(len: usize) -> usize {
+    nearwire::layout::record_size(ITEM_HEAD + len)
+}
+
 /// Messages that come back in their order.
 fn messages(session: u64, count: u64, dice: &mut Dice, tally: &Tally) {
     let mut connection = patient().connect_messages_blocking(MESSAGES).unwrap();
     let mut received = Vec::new();
     let (mut sent, mut back) = (0, 0);
+    let mut ahead = 0;
     while back < count {
-        // A few ahead, and no more than the rings hold: the echo does not read while it writes.
-        if sent < count && sent - back < 8 && dice.0.bool() {
-            let len = dice.item_len().min(4000);
+        // A few ahead, and no more than a ring surely holds: the echo does not read while it writes,
+        // nor does this, so that more would have each wait for the other for ever.
+        let len = dice.item_len().min(4000);
+        if sent < count && ahead + record(len) <= AHEAD && dice.0.bool() {
             connection.send(&item(session, sent, len)).unwrap();
+            ahead += record(len);
             sent += 1;
         } else if back < sent {
             assert!(connection.recv(&mut received).unwrap());
             assert!(is_item(&received, session, back), "message {back}");
+            ahead -= record(received.len() - ITEM_HEAD);
             back += 1;
         }
     }

@@ -47,6 +47,9 @@ impl Request {
     }
 }
 
+/// Bytes before what follows from an item's number.
+pub const ITEM_HEAD: usize = 8;
+
 /// One item of a stream: its number, and bytes that follow from it.
 pub fn item(seed: u64, number: u64, len: usize) -> Vec<u8> {
     let mut bytes = number.to_le_bytes().to_vec();
@@ -56,5 +59,5 @@ pub fn item(seed: u64, number: u64, len: usize) -> Vec<u8> {
 
 /// Whether it is that item.
 pub fn is_item(bytes: &[u8], seed: u64, number: u64) -> bool {
-    bytes.len() >= 8 && bytes == item(seed, number, bytes.len() - 8)
+    bytes.len() >= ITEM_HEAD && bytes == item(seed, number, bytes.len() - ITEM_HEAD)
 }

@@ -5,3 +5,4 @@
 
 pub mod plugins;
 pub mod search;
+pub mod traces;

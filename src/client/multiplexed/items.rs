@@ -231,7 +231,11 @@ impl ByteItemSink {
         }
         std::future::poll_fn(|cx| {
             if self.call.lock().is_over() {
-                return Poll::Ready(Ok(()));
+                // Who sends on and on must still let other tasks run.
+                return poll_proceed(cx).map(|coop| {
+                    coop.made_progress();
+                    Ok(())
+                });
             }
             self.call.poll_with(cx, |_, state, key, cx| {
                 let sent = state.poll_send_item(key, &mut item, cx);

@@ -21,6 +21,7 @@
 mod call;
 mod driver;
 mod items;
+mod notification;
 mod state;
 
 pub use call::Call;
@@ -29,6 +30,7 @@ pub use call::TypedCall;
 pub use items::{ByteItemSink, ByteItems, ByteUpload};
 #[cfg(feature = "serde")]
 pub use items::{ItemSink, Items, Upload};
+pub use notification::Notification;
 
 use super::ClientBuilder;
 use super::methods::{self, Method};
@@ -227,26 +229,12 @@ impl Client {
         ))
     }
 
-    /// Tells the server something and wants no answer, not even an error. Ready when the request
-    /// is on its way; waits while much else is.
+    /// Tells the server something and wants no answer, not even an error. To be awaited: ready when
+    /// the request is on its way; waits while much else is.
     ///
-    /// # Errors
-    /// As [`call_bytes`](Self::call_bytes), what the handler says excepted.
-    pub async fn notify_bytes(&self, method: &str, request: &[u8]) -> Result<()> {
-        let method = self.method(method)?;
-        methods::check_shape(&self.core.shared, method, CallShape::Unary)?;
-        let limit = self.core.shared.terms.max_message_out;
-        let len = request.len() as u64;
-        if len > limit {
-            return Err(Error::TooLarge { len, limit });
-        }
-        std::future::poll_fn(|cx| {
-            let mut state = self.core.lock();
-            let sent = state.poll_notify(method.number(), request, cx);
-            Core::unlock(state);
-            sent
-        })
-        .await
+    /// The future gives what [`call_bytes`](Self::call_bytes) does, what the handler says excepted.
+    pub fn notify_bytes<'a>(&self, method: &str, request: &'a [u8]) -> Notification<'a> {
+        Notification::new(self.core.clone(), self.method(method), request)
     }
 
     /// A call that is answered by a stream of byte strings. Nothing is sent before the stream is

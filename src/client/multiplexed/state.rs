@@ -10,7 +10,7 @@ use crate::link::{
 };
 use crate::metrics::Latencies;
 use crate::proto::credit::{CreditBalance, credit_cost};
-use crate::proto::frame::{Header, Kind, Tag};
+use crate::proto::frame::{Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CallShape;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::encode_status;
@@ -91,10 +91,11 @@ struct Slot {
     waker: Option<Waker>,
     /// How the call ended, until it is claimed.
     end: Option<Small<Vec<u8>>>,
+    // Boxed: with thousands of calls in flight each line that a call takes counts, and few have these.
     /// For calls that are answered by a stream.
-    items: Option<ItemQueue>,
+    items: Option<Box<ItemQueue>>,
     /// For calls that send a stream.
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
 }
 
 /// Items that arrived and were not taken.
@@ -192,15 +193,19 @@ impl State {
             CallShape::Unary => self.latencies.begin(),
             _ => None,
         };
-        let items = shape.has_server_stream().then(|| ItemQueue {
-            items: VecDeque::new(),
-            balance: CreditBalance::new(STREAM_CREDITS),
-            taken: 0,
+        let items = shape.has_server_stream().then(|| {
+            Box::new(ItemQueue {
+                items: VecDeque::new(),
+                balance: CreditBalance::new(STREAM_CREDITS),
+                taken: 0,
+            })
         });
-        let upload = shape.has_client_stream().then(|| Upload {
-            balance: CreditBalance::new(self.link.shared.terms.stream_credits),
-            waker: None,
-            finished: false,
+        let upload = shape.has_client_stream().then(|| {
+            Box::new(Upload {
+                balance: CreditBalance::new(self.link.shared.terms.stream_credits),
+                waker: None,
+                finished: false,
+            })
         });
         let entry = self.calls.vacant_entry();
         let key = entry.key();
@@ -289,6 +294,7 @@ impl State {
         &mut self,
         method: u16,
         payload: &[u8],
+        trace: Option<TraceContext>,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Error>> {
         if self.over || self.draining {
@@ -303,6 +309,7 @@ impl State {
         // No call has this place.
         let id = u64::from(self.generation) << 32 | u64::from(u32::MAX);
         let mut header = Header::request(method, id);
+        header.trace = trace;
         header.one_way = true;
         let sent = self.send(header, Cow::Borrowed(payload));
         if sent.is_err() {
@@ -471,9 +478,7 @@ impl State {
     fn exchange(&mut self) -> Small<usize> {
         if !self.outbox.is_empty() {
             self.outbox.flush(&mut self.link.tx)?;
-            if self.outbox.is_nearly_empty() {
-                self.to_wake.append(&mut self.want_room);
-            }
+            self.room_made();
         }
         let count = self.take_records()?;
         if count > 0 {
@@ -554,7 +559,7 @@ impl State {
                 let credits = payload
                     .first_chunk()
                     .map_or(0, |bytes| u32::from_le_bytes(*bytes));
-                if let Some(upload) = call.and_then(|call| call.upload.as_mut()) {
+                if let Some(upload) = call.and_then(|call| call.upload.as_deref_mut()) {
                     upload.balance.grant(credits);
                     self.to_wake.extend(upload.waker.take());
                 }
@@ -584,7 +589,7 @@ impl State {
             if let Some(upload) = &mut call.upload {
                 self.to_wake.extend(upload.waker.take());
                 // What of it still waits is of no use.
-                let withdrawn = self.outbox.withdraw(header.request_id);
+                let withdrawn = self.withdraw(header.request_id);
                 if let Withdrawn::Torn { .. } = withdrawn {
                     self.cancel(header.request_id, withdrawn);
                 }
@@ -650,7 +655,7 @@ impl State {
         let call = self.calls.remove(key);
         if call.end.is_none() {
             self.pending -= 1;
-            let withdrawn = self.outbox.withdraw(call.id);
+            let withdrawn = self.withdraw(call.id);
             if !matches!(
                 withdrawn,
                 Withdrawn::Unseen | Withdrawn::Torn { request: true }
@@ -662,6 +667,21 @@ impl State {
             self.cancel(call.id, withdrawn);
         }
         self.call_up_next();
+    }
+
+    /// Takes out what waits of a call.
+    fn withdraw(&mut self, id: u64) -> Withdrawn {
+        let withdrawn = self.outbox.withdraw(id);
+        self.room_made();
+        withdrawn
+    }
+
+    /// Less waits in the outbox than did: whoever waits for that has its turn. Nobody else says so
+    /// once the outbox is empty, for then nothing is left to be sent.
+    fn room_made(&mut self) {
+        if self.outbox.is_nearly_empty() {
+            self.to_wake.append(&mut self.want_room);
+        }
     }
 
     /// Tells the server that nobody waits for a call, whose messages were withdrawn.

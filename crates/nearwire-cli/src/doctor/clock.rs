@@ -12,7 +12,7 @@ pub fn examine(#[cfg(target_os = "linux")] system: &System) -> Finding {
     #[cfg(target_os = "linux")]
     let source = system.text("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     #[cfg(not(target_os = "linux"))]
-    let source = None;
+    let source: Option<String> = None;
     judge(source.as_deref(), clock_cost())
 }
 

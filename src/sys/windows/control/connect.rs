@@ -133,7 +133,7 @@ impl HandOver {
     /// free ends.
     fn give_up(self) -> io::Result<()> {
         let event = self.reading.event.clone();
-        let waiting: Arc<Mutex<Option<(Self, Option<Watch>)>>> = Arc::default();
+        let waiting = Arc::new(Mutex::new(None::<(Self, Option<Watch>)>));
         let over = waiting.clone();
         let mut slot = waiting.lock().unwrap_or_else(|e| e.into_inner());
         let watch = Watch::new(&event, Times::Once, move || {

@@ -103,31 +103,44 @@ impl Ticks {
     }
 }
 
-/// CPU time of all threads of a process so far, to the millisecond.
+/// CPU time of all threads of a process so far, to the hundredth of a second.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn cpu_time(process: u32) -> Result<Duration> {
-    look_at(process, |process| {
-        Duration::from_millis(process.accumulated_cpu_time())
-    })
+    let told = told_by_ps(process, "time=")?;
+    parse_time(&told).with_context(|| format!("ps says {told} for a time"))
 }
 
 /// Resident memory of a process in bytes, with all of the pages that it shares.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn resident(process: u32) -> Result<u64> {
-    look_at(process, sysinfo::Process::memory)
+    let told = told_by_ps(process, "rss=")?;
+    let kibibytes: u64 = told
+        .parse()
+        .with_context(|| format!("ps says {told} for a size"))?;
+    Ok(kibibytes << 10)
 }
 
+/// The system's own call for this needs unsafe code, crates for it need frameworks of which only a
+/// Mac has the stubs to link with.
 #[cfg(not(target_os = "linux"))]
-fn look_at<T>(process: u32, look: impl FnOnce(&sysinfo::Process) -> T) -> Result<T> {
-    use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
-    let id = Pid::from_u32(process);
-    let mut system = System::new();
-    let what = ProcessRefreshKind::nothing().with_cpu().with_memory();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), true, what);
-    let found = system.process(id);
-    Ok(look(
-        found.with_context(|| format!("process {process} is gone"))?,
-    ))
+fn told_by_ps(process: u32, what: &str) -> Result<String> {
+    let output = std::process::Command::new("ps")
+        .args(["-o", what, "-p", &process.to_string()])
+        .output()
+        .context("cannot run ps")?;
+    let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    anyhow::ensure!(!told.is_empty(), "process {process} is gone");
+    Ok(told)
+}
+
+/// A time as `ps` writes it: minutes, seconds and hundredths, or hours before them.
+#[cfg(any(test, not(target_os = "linux")))]
+fn parse_time(told: &str) -> Option<Duration> {
+    let mut seconds = 0.0;
+    for part in told.split(':') {
+        seconds = seconds * 60.0 + part.parse::<f64>().ok()?;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 #[cfg(test)]
@@ -155,6 +168,17 @@ mod tests {
         assert!(descriptors(process).unwrap() + 25 > before + files.len());
         assert!(descriptors(process).unwrap() <= most_descriptors());
         assert!(mappings(process).unwrap() > 3);
+    }
+
+    #[test]
+    fn times_of_ps_are_understood() {
+        let millis = |told| Some(parse_time(told)?.as_millis());
+        assert_eq!(millis("0:00.07"), Some(70));
+        assert_eq!(millis("125:03.50"), Some(7_503_500));
+        assert_eq!(millis("01:00:02"), Some(3_602_000));
+        for nonsense in ["", "-", "1:", "-1:00"] {
+            assert_eq!(millis(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]
