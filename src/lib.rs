@@ -39,7 +39,7 @@ pub mod layout;
 pub mod proto;
 // No connection uses it yet.
 #[cfg(feature = "mpmc_transport")]
-#[cfg_attr(not(test), allow(dead_code))]
+#[cfg_attr(any(loom, not(test)), allow(dead_code))]
 mod queue;
 pub mod ring;
 mod sync;

@@ -104,7 +104,7 @@ pub(crate) trait Memory {
 #[inline(always)]
 fn place<M: Memory>(memory: &M, position: u64) -> (usize, u64) {
     let slots = memory.slots() as u64;
-    let lap = position / slots & u64::from(u32::MAX);
+    let lap = (position / slots) & u64::from(u32::MAX);
     ((position % slots) as usize, lap << LAP_SHIFT)
 }
 

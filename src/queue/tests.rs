@@ -92,7 +92,9 @@ fn many_threads() {
                 }
             })
         });
-        producers.map(|thread| thread.join().unwrap());
+        producers
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
         done.store(true, Release);
         consumers.map(|thread| thread.join().unwrap()).into()
     });
