@@ -140,13 +140,13 @@ impl Connection {
         self.link.rx.prefetch_next();
     }
 
-    /// Whether the kernel tells of each arrival, so that there is no point in looking.
-    #[inline(always)]
     /// Whether replies wait for space.
     pub(super) fn is_blocked(&self) -> bool {
         !self.outbox.is_empty()
     }
 
+    /// Whether the kernel tells of each arrival, so that there is no point in looking.
+    #[inline(always)]
     pub(super) fn is_over_socket(&self) -> bool {
         self.is_over_socket
     }

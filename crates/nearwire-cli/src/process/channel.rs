@@ -39,7 +39,7 @@ pub(super) struct Gone;
 
 impl fmt::Display for Gone {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the other process is gone")
+        formatter.write_str("the other process died, or has left")
     }
 }
 
