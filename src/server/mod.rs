@@ -105,7 +105,8 @@ pub struct WorkerInfo {
     /// Open connections that it owns.
     pub connections: usize,
     /// How often it was held up for more than 10 ms, which is what a sync handler that blocks, or
-    /// the first poll of an async one that does, looks like to all its other connections.
+    /// the first poll of an async one that does, looks like to all its other connections. Time in
+    /// which other threads had its processor does not count where the system tells it (Linux).
     pub stalls: u64,
     /// The processors that it was pinned to, as the system reported them afterwards. `None`: not
     /// pinned, because nobody asked for it or the system refused.

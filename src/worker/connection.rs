@@ -211,6 +211,10 @@ impl Connection {
         let (mut taken, mut answered) = (0, 0);
         // The place of the next call to be sampled, and of the last one.
         let (mut sample_at, mut sampled_at) = (bench.sampler.left(), 0);
+        // When the handler of the call before ended, if that was sampled and nothing but its small
+        // reply came after: soon enough to be the start of the next one. Looking at the clock takes
+        // longer than what lies between, and who samples every call looks once for each.
+        let mut just_ended = None;
         while taken < allowed && self.takes_requests() {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut bench.request)? {
                 Some(Incoming::Request {
@@ -219,11 +223,11 @@ impl Connection {
                     payload,
                 }) => {
                     taken += 1;
-                    let mut began = None;
+                    let (mut began, before) = (None, just_ended.take());
                     if taken == sample_at {
                         sampled_at = taken;
                         sample_at += bench.sampler.next_gap();
-                        began = Some(Instant::now());
+                        began = Some(before.unwrap_or_else(Instant::now));
                     }
                     let handler = match bench.methods.get(method) {
                         Some(Handler::Sync(handler)) if !traced => Some(handler),
@@ -239,15 +243,14 @@ impl Connection {
                     let (context, reply) = (&self.context, &mut bench.reply);
                     let result =
                         catch_unwind(AssertUnwindSafe(|| handler(context, payload, reply)));
-                    if let Some(began) = began {
-                        bench.handler_ended(began);
-                    }
+                    let ended = began.map(|began| bench.handler_ended(began));
                     if let Ok(Ok(())) = result
                         && bench.reply.len() <= self.plain_reply_max
                         && self.outbox.is_empty()
                         && stage_plain(&mut self.link.tx, Tag::reply(), id, &bench.reply)?
                     {
                         answered += 1;
+                        just_ended = ended;
                         if bench.alone && taken.is_multiple_of(REPLIES_TOGETHER) {
                             self.link.tx.publish();
                         }
@@ -257,6 +260,7 @@ impl Connection {
                 }
                 Some(Incoming::Message(message)) => {
                     taken += 1;
+                    just_ended = None;
                     if taken == sample_at {
                         sampled_at = taken;
                         sample_at += bench.sampler.next_gap();
@@ -268,6 +272,7 @@ impl Connection {
                 }
                 Some(Incoming::Partial) => {
                     taken += 1;
+                    just_ended = None;
                     if taken == sample_at {
                         sampled_at = taken;
                         sample_at += bench.sampler.next_gap();

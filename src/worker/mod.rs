@@ -38,7 +38,7 @@ use crate::metrics::{Counter, CountersPage, Gauge, Sampler, WorkerCounters, Work
 use crate::proto::handshake::CloseCode;
 use crate::server::methods::Methods;
 use crate::settings::Spin;
-use crate::sys::{Event, Multiplexer};
+use crate::sys::{Event, Multiplexer, RunDelay};
 use crate::waiter::{Fences, Spinner};
 use connection::{Connection, Found};
 use quiet::Quiet;
@@ -61,8 +61,8 @@ const TURNS_PER_CLOCK: usize = 16;
 /// How many connections ahead of the one that has its turn lines are fetched (docs: tuning).
 const PREFETCH_AHEAD: usize = 2;
 
-/// A worker that did not come round for so long was held up by a handler that blocks (or by a
-/// system that did not let it run).
+/// A worker that did not come round for so long, time in which others had its processor not counted,
+/// was held up by a handler that blocks (or by a system that does not tell who had the processor).
 const STALL: Duration = Duration::from_millis(10);
 
 /// How often the page says how active connections are.
@@ -171,12 +171,13 @@ struct Bench {
 }
 
 impl Bench {
-    /// A sampled call's handler has come to its end.
+    /// A sampled call's handler has come to its end: when that was.
     #[cold]
-    fn handler_ended(&mut self, began: Instant) {
-        let one_in = self.sampler.one_in();
+    fn handler_ended(&mut self, began: Instant) -> Instant {
+        let (ended, one_in) = (Instant::now(), self.sampler.one_in());
         self.distributions
-            .handler_took(began.elapsed(), one_in, &self.counters);
+            .handler_took(ended - began, one_in, &self.counters);
+        ended
     }
 }
 
@@ -206,6 +207,9 @@ struct Worker {
     observed: Instant,
     /// When the worker had nothing to do last, if it had time to look at the clock.
     rested: Instant,
+    /// How long others had its processor, and what that said when it was asked last.
+    run_delay: RunDelay,
+    delayed: Duration,
     settings: WorkerSettings,
 }
 
@@ -254,6 +258,8 @@ impl Worker {
             now,
             observed: now,
             rested: now,
+            run_delay: RunDelay::default(),
+            delayed: Duration::ZERO,
             settings,
         })
     }
@@ -279,6 +285,7 @@ impl Worker {
         #[cfg(feature = "tokio")]
         let _in_runtime = runtime.as_ref().map(|runtime| runtime.enter());
 
+        self.run_delay = RunDelay::of_this_thread();
         let mut mail = Vec::new();
         let mut turns = 0;
         self.counters.set_gauge(Gauge::Awake, 1);
@@ -441,6 +448,7 @@ impl Worker {
     #[cold]
     fn observe(&mut self) {
         self.observed = self.now;
+        self.delay();
         self.quiet.forget();
         let page = &self.settings.page;
         for &key in &self.active {
@@ -455,10 +463,18 @@ impl Worker {
         }
     }
 
+    /// How long others had the worker's processor since this was asked last: a moment ago, or up to
+    /// [`OBSERVATION`] (asking takes a system call).
+    fn delay(&mut self) -> Duration {
+        let so_far = self.run_delay.so_far().unwrap_or_default();
+        let before = std::mem::replace(&mut self.delayed, so_far);
+        so_far.saturating_sub(before)
+    }
+
     /// Counts it if the connections were kept waiting for long.
     fn look_for_stall(&mut self, now: Instant) {
         let busy = now.saturating_duration_since(self.now.max(self.rested));
-        if busy > STALL {
+        if busy > STALL && busy.saturating_sub(self.delay()) > STALL {
             self.counters.add(Counter::Stalls, 1);
             if self.counters.get(Counter::Stalls) == 1 {
                 tracing::warn!(?busy, "a worker was held up: does a sync handler block?");

@@ -226,7 +226,12 @@ fn clients_that_come_and_go_are_no_news() {
     }
     server.signal(Signal::INT);
     let ended = server.wait();
-    assert_eq!(ended.stderr.lines().count(), 2, "{ended:?}");
+    // A machine that stands still for a moment, as virtual ones do, is said to hold the worker up.
+    let news = ended
+        .stderr
+        .lines()
+        .filter(|line| !line.contains("a worker was held up"));
+    assert_eq!(news.count(), 2, "{ended:?}");
 }
 
 #[test]

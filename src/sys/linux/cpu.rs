@@ -2,8 +2,10 @@
 
 use crate::sys::Placement;
 use rustix::thread::{CpuSet, MembarrierCommand, MembarrierQuery};
+use std::fs::File;
 use std::io;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Makes this process a target of other processes' heavy fences. Returns whether that worked; if
 /// not, this process must fence for itself. Does its work once per process.
@@ -56,9 +58,53 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<Placement> {
     allowed_cpus().map(Placement::Processors)
 }
 
+/// How long a thread was kept from running: it could have run, and others did. The default one does not know.
+#[derive(Debug, Default)]
+pub(crate) struct RunDelay {
+    /// Time on a processor, time in the queue for one, and how often; absent without `/proc`.
+    schedstat: Option<File>,
+}
+
+impl RunDelay {
+    /// Of the calling thread, which may be asked by any.
+    pub(crate) fn of_this_thread() -> Self {
+        Self {
+            schedstat: File::open("/proc/thread-self/schedstat").ok(),
+        }
+    }
+
+    /// Since the thread began. `None` if the system does not tell.
+    pub(crate) fn so_far(&self) -> Option<Duration> {
+        let mut text = [0; 64];
+        let len = rustix::io::pread(self.schedstat.as_ref()?, &mut text, 0).ok()?;
+        let mut fields = text[..len].split(|byte| *byte == b' ');
+        let nanos = std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()?;
+        Some(Duration::from_nanos(nanos))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_for_a_processor_is_told_for_how_long() {
+        let cpu = allowed_cpus().unwrap()[0];
+        let rivals = [(); 2].map(|()| {
+            std::thread::spawn(move || {
+                pin_to(cpu).unwrap();
+                let delay = RunDelay::of_this_thread();
+                let before = delay.so_far()?;
+                // Of two that never rest, each waits for the other.
+                let start = std::time::Instant::now();
+                while delay.so_far()? == before && start.elapsed() < Duration::from_secs(30) {}
+                Some(delay.so_far()? > before)
+            })
+        });
+        for rival in rivals {
+            assert_ne!(rival.join().unwrap(), Some(false));
+        }
+    }
 
     #[test]
     fn pinning_reports_what_was_applied() {

@@ -13,7 +13,7 @@ pub(super) mod socket;
 
 #[cfg(feature = "spsc_transport")]
 pub(crate) use cpu::register_for_heavy_fences;
-pub(crate) use cpu::{allowed_cpus, heavy_fence, pin_to};
+pub(crate) use cpu::{RunDelay, allowed_cpus, heavy_fence, pin_to};
 #[cfg(any(feature = "spsc_transport", test))]
 pub(crate) use doorbell::PeerDoorbell;
 pub(crate) use doorbell::{Doorbell, Sleeper};

@@ -5,6 +5,7 @@
 use super::check;
 use crate::sys::Placement;
 use std::io;
+use std::time::Duration;
 use windows_sys::Win32::System::SystemInformation::GROUP_AFFINITY;
 use windows_sys::Win32::System::Threading::{
     GetActiveProcessorCount, GetActiveProcessorGroupCount, GetCurrentProcess, GetCurrentThread,
@@ -68,6 +69,20 @@ fn numbers(group: u16, mask: usize) -> Vec<usize> {
         .filter(|place| mask >> place & 1 == 1)
         .map(|place| usize::from(group) * GROUP + place)
         .collect()
+}
+
+/// How long a thread was kept from running: Windows does not tell.
+#[derive(Debug, Default)]
+pub(crate) struct RunDelay;
+
+impl RunDelay {
+    pub(crate) fn of_this_thread() -> Self {
+        Self
+    }
+
+    pub(crate) fn so_far(&self) -> Option<Duration> {
+        None
+    }
 }
 
 #[cfg(test)]
