@@ -32,6 +32,8 @@ mod metrics;
 mod permissions;
 #[path = "calls/server.rs"]
 mod server;
+#[path = "calls/spans.rs"]
+mod spans;
 #[path = "calls/streams.rs"]
 mod streams;
 mod support;

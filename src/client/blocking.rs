@@ -3,6 +3,7 @@
 use super::ClientBuilder;
 use super::methods::{self, Method, check_shape};
 use super::pipeline::Pipeline;
+use super::span;
 use crate::error::{CloseReason, Error, Result, Small, Status, Violation};
 use crate::info::ConnectionInfo;
 use crate::link::{
@@ -232,6 +233,39 @@ impl BlockingClient {
     /// One call; `take` gets the reply.
     #[inline]
     fn call_with<T>(
+        &mut self,
+        method: Method,
+        request: &[u8],
+        timeout: Option<Duration>,
+        take: impl FnOnce(Cow<'_, [u8]>) -> T,
+    ) -> Result<T> {
+        if span::is_wanted() {
+            self.call_in_span(method, request, timeout, take)
+        } else {
+            self.call_unseen(method, request, timeout, take)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn call_in_span<T>(
+        &mut self,
+        method: Method,
+        request: &[u8],
+        timeout: Option<Duration>,
+        take: impl FnOnce(Cow<'_, [u8]>) -> T,
+    ) -> Result<T> {
+        let id = self.next_id;
+        let span = span::of_call(&self.link.shared, method, id, self.trace.as_ref());
+        let outcome = span.in_scope(|| self.call_unseen(method, request, timeout, take));
+        if let Err(error) = &outcome {
+            span::note_failure(&span, error);
+        }
+        outcome
+    }
+
+    #[inline(always)]
+    fn call_unseen<T>(
         &mut self,
         method: Method,
         request: &[u8],

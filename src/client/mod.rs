@@ -7,6 +7,7 @@ mod methods;
 #[cfg(feature = "tokio")]
 mod multiplexed;
 mod pipeline;
+mod span;
 
 pub use blocking::BlockingClient;
 pub use methods::Method;

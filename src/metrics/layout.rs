@@ -37,6 +37,8 @@ pub(super) mod header {
     pub(in crate::metrics) const SLOT_LEN: usize = 11;
     /// Slots that were ever used: readers need look no further.
     pub(in crate::metrics) const SLOTS_USED: usize = 12;
+    /// `STARTED` by the clock that nobody sets.
+    pub(in crate::metrics) const STARTED_MONOTONIC: usize = 13;
     /// The server's label, 64 bytes, filled up with zeros.
     pub(in crate::metrics) const LABEL: usize = 16;
     pub(in crate::metrics) const WORDS: usize = 32;
@@ -140,7 +142,7 @@ impl Geometry {
 /// Two builds agree on it if they agree on what every word means. FNV-1a over names and sizes, with a
 /// revision for what they do not show.
 pub(super) fn layout_hash() -> u64 {
-    const REVISION: u64 = 1;
+    const REVISION: u64 = 2;
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |bytes: &[u8]| {
         for &byte in bytes {

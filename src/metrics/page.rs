@@ -6,7 +6,7 @@ use super::names::{Counter, Distribution, Gauge};
 use super::slots::{ConnectionSlot, Slots};
 use crate::layout::WORD;
 use crate::segment::{Block, OwnPage, PageView};
-use crate::sys::Handle;
+use crate::sys::{Handle, monotonic};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,6 +39,7 @@ impl CountersPage {
         put(header::PID, std::process::id().into());
         let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         put(header::STARTED, nanos(epoch.unwrap_or_default()));
+        put(header::STARTED_MONOTONIC, nanos(monotonic()));
         put(header::SAMPLING, one_in.into());
         for (at, value) in geometry.words() {
             put(at, value as u64);

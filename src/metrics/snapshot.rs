@@ -10,6 +10,7 @@ use crate::layout::WORD;
 use crate::proto::handshake::FEATURE_SOCKET_TRANSPORT;
 use crate::segment::PageView;
 use crate::settings::Transport;
+use crate::sys::monotonic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -98,9 +99,8 @@ impl Reader {
             label: text(|at| header(header::LABEL + at)),
             pid: header(header::PID) as u32,
             started,
-            uptime: SystemTime::now()
-                .duration_since(started)
-                .unwrap_or_default(),
+            uptime: monotonic()
+                .saturating_sub(Duration::from_nanos(header(header::STARTED_MONOTONIC))),
             sampling: header(header::SAMPLING) as u32,
             is_draining: header(header::DRAINING) != 0,
             workers: (0..self.geometry.workers).map(|n| self.worker(n)).collect(),
@@ -149,9 +149,9 @@ pub struct Snapshot {
     pub label: String,
     /// Its process.
     pub pid: u32,
-    /// When it started.
+    /// When it started, as the clock stood then.
     pub started: SystemTime,
-    /// How long ago that is.
+    /// How long ago that is, by a clock that nobody sets.
     pub uptime: Duration,
     /// One call, or batch, in so many is sampled for the histograms; 0: none.
     pub sampling: u32,

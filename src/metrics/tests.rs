@@ -56,6 +56,8 @@ fn what_is_counted_is_read() {
     );
     assert_eq!(snapshot.distribution(Distribution::BatchSize).count(), 0);
     assert_eq!(snapshot.pid, std::process::id());
+    let later = reader.snapshot().uptime;
+    assert!(Duration::ZERO < snapshot.uptime && snapshot.uptime < later);
     assert_eq!(snapshot.sampling, 10);
     // What a terminal would act on does not reach it.
     assert_eq!(snapshot.label, "test\u{fffd}");

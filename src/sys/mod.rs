@@ -9,7 +9,8 @@
 //! | `reactor` | [`ReactorSleeper`]: the same for a task of Tokio's |
 //! | `control` | [`ControlListener`], [`ControlSocket`]: the socket or pipe with a name: handshake, handles, credentials, death of the peer |
 //! | `name` | `endpoint_of_name`, `endpoint_of_path`: where a server is found |
-//! | `cpu` | the sleeper's heavy fence, affinity |
+//! | `cpu` | the sleeper's heavy fence, affinity, how long others had the processor |
+//! | `clock` | the time that all processes share and nobody sets |
 //!
 //! A [`Handle`] is what travels with a control message. What may be watched together with a
 //! doorbell is the system's own trait (`AsFd` on Unix).

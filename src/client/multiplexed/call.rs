@@ -4,6 +4,7 @@ use super::state::State;
 use super::{Core, SOLO_CALLS};
 use crate::client::Method;
 use crate::client::methods::check_shape;
+use crate::client::span;
 use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::let_others_run;
 use crate::proto::frame::{Header, TraceContext};
@@ -16,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::task::coop::poll_proceed;
 use tokio::time::Sleep;
+use tracing::Span;
 
 /// What is asked of the server.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub(super) struct Place<'a> {
     timer: Option<Pin<Box<Sleep>>>,
     /// How the call failed, for the half of it that asks later.
     failure: Option<Box<Error>>,
+    /// From the request on, if somebody wants to see calls. Large, and rarely there.
+    span: Option<Box<Span>>,
 }
 
 impl<'a> Place<'a> {
@@ -80,6 +84,7 @@ impl<'a> Place<'a> {
             trace: None,
             timer: None,
             failure: None,
+            span: None,
         }
     }
 
@@ -128,6 +133,11 @@ impl<'a> Place<'a> {
         header.deadline_ns = deadline_ns;
         header.trace = self.trace;
         header.client_stream = self.shape.has_client_stream();
+        if span::is_wanted() {
+            let shared = &self.core.shared;
+            let span = span::of_call(shared, request.method, id, self.trace.as_ref());
+            self.span = Some(Box::new(span));
+        }
         let payload = std::mem::take(&mut request.payload);
         self.stage = Stage::Sent { key };
         if let Err(error) = state.send(header, payload) {
@@ -175,9 +185,28 @@ impl<'a> Place<'a> {
         state.leave_queue(&mut self.ticket);
     }
 
+    /// Says in the call's span, if it has one, how the call failed.
+    #[inline]
+    fn note_failure(&self, error: &Error) {
+        if let Some(span) = &self.span {
+            span::note_failure(span, error);
+        }
+    }
+
+    /// What the caller is told of the call's end.
+    #[inline]
+    fn end_of<T>(&self, end: Small<T>) -> Result<T> {
+        let end = end.map_err(Error::from);
+        if let Err(error) = &end {
+            self.note_failure(error);
+        }
+        end
+    }
+
     /// As [`leave`](Self::leave), when the call has failed, or is given up, with this error.
     pub(super) fn fail(&mut self, state: &mut State, error: &Error) {
         self.leave(state);
+        self.note_failure(error);
         self.failure.get_or_insert_with(|| error.again().into());
     }
 
@@ -199,6 +228,9 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         if matches!(self.stage, Stage::Done | Stage::Failed(_)) {
             return;
+        }
+        if let Some(span) = &self.span {
+            span::note_drop(span);
         }
         let core = self.core.clone();
         let mut state = core.lock();
@@ -357,7 +389,7 @@ impl Future for Call<'_> {
                 None => {
                     return this.wait(&core, state, key, cx).map(|end| {
                         coop.made_progress();
-                        end.map_err(Error::from)
+                        this.place.end_of(end)
                     });
                 }
             },
@@ -371,7 +403,7 @@ impl Future for Call<'_> {
         if polled.is_ready() {
             coop.made_progress();
         }
-        polled.map(|end| end.map_err(Error::from))
+        polled.map(|end| this.place.end_of(end))
     }
 }
 

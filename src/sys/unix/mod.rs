@@ -1,6 +1,7 @@
 //! What Linux and macOS share: Unix sockets, the directories that they live in, sleeping in Tokio's
 //! reactor, mappings, closing.
 
+mod clock;
 pub(super) mod closing;
 mod control;
 mod directory;
@@ -16,6 +17,7 @@ mod stand_in;
 #[cfg(test)]
 pub(super) use stand_in::ControlStandIn;
 
+pub(crate) use clock::monotonic;
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
 #[cfg(feature = "spsc_transport")]
 pub(crate) use mapping::{Mapping, SegmentHandle};

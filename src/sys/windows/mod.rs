@@ -17,6 +17,7 @@
 //! user at the same level Windows knows no boundary (each may open the other's process and write
 //! its memory), so there the read-only segments guard against accidents, not against malice.
 
+mod clock;
 mod control;
 #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // nobody to fence for
 mod cpu;
@@ -35,6 +36,7 @@ mod security;
 mod stand_in;
 mod watch;
 
+pub(crate) use clock::monotonic;
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
 #[cfg(feature = "spsc_transport")]
 pub(crate) use cpu::register_for_heavy_fences;
