@@ -108,13 +108,15 @@ impl WorkerHandle {
         methods: Arc<Methods>,
         settings: WorkerSettings,
     ) -> Result<Self> {
-        let worker = Worker::new(number, methods, settings)?;
+        let mut worker = Worker::new(number, methods, settings)?;
         let (mailbox, load) = (worker.mailbox.clone(), worker.load.clone());
         let counters = worker.counters.clone();
         let (pinned, placement) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("nearwire-{number}"))
             .spawn(move || {
+                // Before anybody may count this process's descriptors.
+                worker.run_delay = RunDelay::of_this_thread();
                 let _ = pinned.send(worker.pin());
                 worker.run();
             })
@@ -285,7 +287,6 @@ impl Worker {
         #[cfg(feature = "tokio")]
         let _in_runtime = runtime.as_ref().map(|runtime| runtime.enter());
 
-        self.run_delay = RunDelay::of_this_thread();
         let mut mail = Vec::new();
         let mut turns = 0;
         self.counters.set_gauge(Gauge::Awake, 1);

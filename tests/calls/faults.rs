@@ -228,11 +228,10 @@ fn killed_clients_leave_nothing_at_the_server() {
         });
         assert_eq!(neighbour.call_bytes("echo", b"on").unwrap(), b"on");
     }
-    let after = server.report();
-    assert_eq!(
-        after["descriptors"], before["descriptors"],
-        "descriptors leak"
-    );
+    // A thread may be at it still: what a client may have left something in is not closed in place.
+    eventually("all descriptors are closed", || {
+        server.report()["descriptors"] == before["descriptors"]
+    });
 }
 
 fn connecting_and_leaving_leaks_no_descriptor_on_either_side() {
