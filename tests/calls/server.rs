@@ -420,6 +420,15 @@ fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
             }
             Ok(got)
         })
+        .client_streaming_bytes("answers_later", |_, items| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            // Not dropped, which would give the caller its credits back.
+            tokio::spawn(async move {
+                let _items = items;
+                std::future::pending::<()>().await;
+            });
+            Ok(b"early".to_vec())
+        })
         .client_streaming_bytes("never_reads", {
             let counted = counters.clone();
             move |_, items| {

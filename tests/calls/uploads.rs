@@ -163,6 +163,21 @@ fn a_handler_may_answer_before_the_stream_has_ended() {
     });
 }
 
+fn an_early_answer_reaches_a_sender_that_waits_for_credits() {
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "an early answer", async move {
+        let client = Client::connect(&name).await.unwrap();
+        let mut call = client.client_stream_bytes("answers_later", b"");
+        // The handler reads none of them: after the credits the sender waits, until the answer comes.
+        for _ in 0..2 * WINDOW {
+            call.send("item").await.unwrap();
+        }
+        assert_eq!(call.finish().await.unwrap(), b"early");
+    });
+}
+
 fn a_stream_that_is_dropped_is_not_taken_for_one_that_ended() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -355,6 +370,7 @@ crate::over_both_transports!(
     items_of_the_callers_may_be_larger_than_the_ring,
     a_handler_that_does_not_read_holds_the_caller_back,
     a_handler_may_answer_before_the_stream_has_ended,
+    an_early_answer_reaches_a_sender_that_waits_for_credits,
     a_stream_that_is_dropped_is_not_taken_for_one_that_ended,
     streams_go_both_ways_at_a_time,
     a_deadline_ends_calls_with_streams,

@@ -506,6 +506,9 @@ impl State {
                         call.end = Some(Ok(payload.to_vec()));
                         self.pending -= 1;
                         self.to_wake.extend(call.waker.take());
+                        if call.upload.is_some() {
+                            self.end_upload(id);
+                        }
                     } else {
                         // Another number, or none, in its place: a call that was given up.
                         self.abandoned = self.abandoned.saturating_sub(1);
@@ -523,6 +526,21 @@ impl State {
             }
         }
         Ok(RECORDS_PER_LOOK)
+    }
+
+    /// A call that sends a stream has ended, perhaps before the stream has: whoever waits for
+    /// credits waits no longer, and what waits for the ring is of no use.
+    #[cold]
+    fn end_upload(&mut self, id: u64) {
+        let call = self.calls.get_mut(id as u32 as usize);
+        let Some(upload) = call.and_then(|call| call.upload.as_deref_mut()) else {
+            return;
+        };
+        self.to_wake.extend(upload.waker.take());
+        let withdrawn = self.withdraw(id);
+        if let Withdrawn::Torn { .. } = withdrawn {
+            self.cancel(id, withdrawn);
+        }
     }
 
     fn take_message(&mut self, header: &Header, payload: Vec<u8>) -> Small<()> {
@@ -586,13 +604,8 @@ impl State {
             call.end = Some(end);
             self.pending -= 1;
             self.to_wake.extend(call.waker.take());
-            if let Some(upload) = &mut call.upload {
-                self.to_wake.extend(upload.waker.take());
-                // What of it still waits is of no use.
-                let withdrawn = self.withdraw(header.request_id);
-                if let Withdrawn::Torn { .. } = withdrawn {
-                    self.cancel(header.request_id, withdrawn);
-                }
+            if call.upload.is_some() {
+                self.end_upload(header.request_id);
             }
         } else {
             self.abandoned = self.abandoned.saturating_sub(1);
