@@ -142,8 +142,8 @@ impl BlockingClient {
         ClientMetrics {
             calls: self.next_id - 1,
             in_flight: 0,
-            bytes_sent: tx.position(),
-            bytes_received: rx.position(),
+            bytes_sent: tx.bytes(),
+            bytes_received: rx.bytes(),
             wakeups_sent: tx.rings() + rx.rings(),
             wakeups_saved: tx.publications().saturating_sub(tx.rings()),
             sleeps: self.waiter.sleeps(),

@@ -136,10 +136,15 @@ impl Rx {
         self.shared.violated(violation)
     }
 
-    /// Bytes consumed so far, records' overhead included.
-    #[inline(always)]
+    /// How far the ring was consumed, in bytes since it began.
     pub(crate) fn position(&self) -> u64 {
         self.consumer.position()
+    }
+
+    /// Bytes received so far, records' overhead included.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.consumer.bytes()
     }
 
     /// How much of it the peer may know of.

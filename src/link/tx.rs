@@ -169,9 +169,14 @@ impl Tx {
         (self.peer.head().load(Relaxed), parked)
     }
 
-    /// Bytes sent so far, records' overhead included.
+    /// How far the ring was filled, in bytes since it began.
     pub(crate) fn position(&self) -> u64 {
         self.producer.position()
+    }
+
+    /// Bytes sent so far, records' overhead included.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.producer.bytes()
     }
 
     /// Whether the peer must be woken, now that something was published.

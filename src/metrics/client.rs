@@ -13,9 +13,9 @@ pub struct ClientMetrics {
     pub calls: u64,
     /// Calls in flight.
     pub in_flight: usize,
-    /// Bytes of ring produced, records' overhead included.
+    /// Bytes of records sent, their overhead included.
     pub bytes_sent: u64,
-    /// Bytes of ring consumed, records' overhead included.
+    /// Bytes of records received, their overhead included.
     pub bytes_received: u64,
     /// System calls made to wake the server.
     pub wakeups_sent: u64,

@@ -150,8 +150,8 @@ table! {
     Counter,
     MessagesReceived => counter("messages_received", "Frames taken out of clients' rings");
     MessagesSent => counter("messages_sent", "Messages handed to clients: replies, stream items, the ends of streams and so on");
-    BytesReceived => Metric::new(Kind::Counter, "received", Unit::Bytes, "Bytes of ring consumed, records' overhead included");
-    BytesSent => Metric::new(Kind::Counter, "sent", Unit::Bytes, "Bytes of ring produced, records' overhead included");
+    BytesReceived => Metric::new(Kind::Counter, "received", Unit::Bytes, "Bytes of records received, their overhead included");
+    BytesSent => Metric::new(Kind::Counter, "sent", Unit::Bytes, "Bytes of records sent, their overhead included");
     CallsOk => call("ok");
     Turns => counter("turns", "Times a connection was served that had something: batches");
     WakeupsSent => counter("wakeups_sent", "System calls made to wake a client that slept");

@@ -71,6 +71,8 @@ pub struct Consumer<S, O> {
     skip: u32,
     /// Pauses in a row that did not pay.
     misses: u32,
+    /// Bytes of the head that were fillers.
+    skipped: u64,
 }
 
 /// What lies at the consumer's position.
@@ -102,6 +104,7 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             gathered: false,
             skip: u32::MAX,
             misses: 0,
+            skipped: 0,
         }
     }
 
@@ -130,6 +133,11 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
     /// How far the ring was consumed, in bytes since it began.
     pub fn position(&self) -> u64 {
         self.head
+    }
+
+    /// Bytes of the records consumed so far: what [`position`](Self::position) says, without fillers.
+    pub fn bytes(&self) -> u64 {
+        self.head - self.skipped
     }
 
     #[inline(always)]
@@ -336,6 +344,7 @@ impl<S: Source, O: Cursors> Consumer<S, O> {
             });
         }
         self.head += size;
+        self.skipped += size;
         if self.run >= STREAM {
             // What was fetched ahead of the filler lies behind it.
             for line in (0..PREFETCH_AHEAD.min(self.capacity)).step_by(LINE) {

@@ -38,6 +38,8 @@ pub struct Producer<S, P> {
     limit: u64,
     /// Bytes at the ring's start that small records keep to; the capacity if there is no such part.
     hot: usize,
+    /// Bytes of the tail that are fillers.
+    skipped: u64,
     /// Whether CLOSE was written.
     closed: bool,
 }
@@ -64,6 +66,7 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
             cached_head: 0,
             limit: 0,
             hot,
+            skipped: 0,
             closed: false,
         };
         producer.set_limit();
@@ -83,6 +86,11 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
     /// End of what was staged so far, in bytes since the ring began.
     pub fn position(&self) -> u64 {
         self.tail
+    }
+
+    /// Bytes of the records staged so far: what [`position`](Self::position) says, without fillers.
+    pub fn bytes(&self) -> u64 {
+        self.tail - self.skipped
     }
 
     /// Whether something is staged that the consumer cannot see yet.
@@ -259,6 +267,7 @@ impl<S: Sink, P: Cursors> Producer<S, P> {
         }
         if filler > 0 {
             self.put_word(COMMITTED | FILLER | (filler - WORD) as u64, filler);
+            self.skipped += filler as u64;
         }
         self.set_limit();
         Ok(())

@@ -200,10 +200,10 @@ impl Connection {
     #[inline(always)]
     pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<Found> {
         let mut busy = false;
-        let (sent_before, received_before) = (self.link.tx.position(), self.link.rx.position());
+        let (sent_before, received_before) = (self.link.tx.bytes(), self.link.rx.bytes());
         if !self.outbox.is_empty() {
             self.outbox.flush(&mut self.link.tx)?;
-            busy = self.link.tx.position() != sent_before;
+            busy = self.link.tx.bytes() != sent_before;
         }
         // Calls that somebody wants to see go the way on which they have spans.
         let traced = tracing::enabled!(target: CALLS, tracing::Level::DEBUG);
@@ -287,7 +287,7 @@ impl Connection {
         self.link.tx.publish();
         if busy || taken > 0 {
             bench.sampler.pass(taken - sampled_at);
-            let (sent, received) = (self.link.tx.position(), self.link.rx.position());
+            let (sent, received) = (self.link.tx.bytes(), self.link.rx.bytes());
             self.counters.add(Counter::MessagesReceived, taken);
             self.counters.add(Counter::CallsOk, answered);
             self.counters.add(Counter::MessagesSent, answered);

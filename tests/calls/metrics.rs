@@ -81,6 +81,30 @@ fn every_call_is_counted_once_by_how_it_ended() {
     assert!(snapshot.connections.is_empty());
 }
 
+fn bytes_are_those_of_records_and_not_of_what_a_ring_leaves_out() {
+    const CALLS: u64 = 2000;
+    // The record's word, the call's number, the payload.
+    const RECORD: u64 = 8 + 8 + 64;
+    let place = Place::new();
+    let _server = place.start_ready("server", &[]);
+    let name = place.socket(NAME);
+    let observer = Observer::connect(&name).unwrap();
+    let total = move |counter| observer.snapshot().total(counter);
+    within(PATIENCE, "calls that go round the ring", move || {
+        let mut client = BlockingClient::connect(&name).unwrap();
+        for _ in 0..CALLS {
+            client.call_bytes("echo", &[7; 64]).unwrap();
+        }
+        let metrics = client.metrics();
+        let sent = (metrics.bytes_sent, metrics.bytes_received);
+        assert_eq!(sent, (CALLS * RECORD, CALLS * RECORD));
+    });
+    eventually("all is counted", || {
+        total(Counter::BytesReceived) == CALLS * RECORD
+            && total(Counter::BytesSent) == CALLS * RECORD
+    });
+}
+
 fn with_one_in_one_every_call_is_in_the_histograms() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("sampling", "1"), ("workers", "1")]);
@@ -401,6 +425,7 @@ fn the_end_of_a_server_is_seen_and_its_last_words_stay() {
 
 crate::over_both_transports!(
     every_call_is_counted_once_by_how_it_ended,
+    bytes_are_those_of_records_and_not_of_what_a_ring_leaves_out,
     with_one_in_one_every_call_is_in_the_histograms,
     without_sampling_there_are_counters_and_no_times,
     about_one_in_so_many_is_sampled,

@@ -129,6 +129,12 @@ pub fn human_number(value: f64) -> String {
     }
 }
 
+/// So many things: `1 worker`, `2 workers`.
+pub fn human_count(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
 /// A span of time in whole seconds: `3d 4h`, `12m 5s`.
 pub fn human_span(span: Duration) -> String {
     let seconds = span.as_secs();

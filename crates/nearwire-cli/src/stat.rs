@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::arguments;
 use crate::output::{print_json, print_json_line, print_text};
-use crate::rates::{Interval, human_nanos, human_number, human_span};
+use crate::rates::{Interval, human_count, human_nanos, human_number, human_span};
 
 /// Print what a server counts: totals, rates, sampled times.
 ///
@@ -192,12 +192,12 @@ pub fn headline(now: &Snapshot) -> String {
         ""
     };
     format!(
-        "{} · process {} · up {} · {} workers · {} connections{draining}",
+        "{} · process {} · up {} · {} · {}{draining}",
         now.label,
         now.pid,
         human_span(now.uptime),
-        now.workers.len(),
-        now.gauge(Gauge::Connections),
+        human_count(now.workers.len() as u64, "worker"),
+        human_count(now.gauge(Gauge::Connections), "connection"),
     )
 }
 

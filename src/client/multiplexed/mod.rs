@@ -176,8 +176,8 @@ impl Client {
         ClientMetrics {
             calls: state.begun,
             in_flight: state.in_flight(),
-            bytes_sent: tx.position(),
-            bytes_received: rx.position(),
+            bytes_sent: tx.bytes(),
+            bytes_received: rx.bytes(),
             wakeups_sent: tx.rings() + rx.rings(),
             wakeups_saved: tx.publications().saturating_sub(tx.rings()),
             sleeps: state.waiter.sleeps(),
