@@ -25,6 +25,7 @@ fn peer_process() {
         "echo" => {
             let (mut reader, mut writer) = connect().split();
             std::io::copy(&mut reader, &mut writer).unwrap();
+            writer.finish();
         }
         "echo over the smallest rings" => {
             let stream = ClientBuilder::new()
@@ -33,6 +34,7 @@ fn peer_process() {
                 .unwrap();
             let (mut reader, mut writer) = stream.split();
             std::io::copy(&mut reader, &mut writer).unwrap();
+            writer.finish();
         }
         "echo in Tokio" => {
             tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -48,12 +50,14 @@ fn peer_process() {
             for byte in pattern(5, 10_000) {
                 assert_eq!(stream.write(&[byte]).unwrap(), 1);
             }
+            stream.finish();
         }
         "lines" => {
             let mut stream = connect();
             for n in 0..1000 {
                 writeln!(stream, "line {n}").unwrap();
             }
+            stream.finish();
         }
         "write and die" => {
             let mut stream = connect();

@@ -77,6 +77,7 @@ fn peer_process() {
             let mut connection = connect();
             let numbered = (0..BATCHED).map(|n| pattern(n, batched_len(n)));
             assert_eq!(connection.send_batch(numbered).unwrap(), BATCHED as usize);
+            connection.finish();
         }
         "send ten and die" => {
             let mut connection = connect();
@@ -130,6 +131,18 @@ fn peer_process() {
             assert!(!connection.recv(&mut message).unwrap());
         }
         "echo in Tokio" => echo_in_tokio(&ClientBuilder::new(), &name),
+        "fill, finish and exit" => {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                let settings = ClientBuilder::new().ring(4096);
+                let mut connection = settings.connect_messages(&name).await.unwrap();
+                let mut sent = 0;
+                while connection.try_send(&pattern(sent, 1000)).unwrap() {
+                    sent += 1;
+                }
+                connection.finish().await.unwrap();
+            });
+        }
         "echo in Tokio, sleeping, over the smallest rings" => {
             echo_in_tokio(&ClientBuilder::new().spin(Spin::NEVER).ring(4096), &name);
         }
@@ -142,6 +155,8 @@ fn echo(mut connection: Connection) {
     while connection.recv(&mut message).unwrap() {
         connection.send(&message).unwrap();
     }
+    // This process exits at once.
+    connection.finish();
 }
 
 fn echo_in_tokio(settings: &ClientBuilder, name: &str) {
@@ -151,6 +166,8 @@ fn echo_in_tokio(settings: &ClientBuilder, name: &str) {
         while connection.recv(&mut message).await.unwrap() {
             connection.send(&message).await.unwrap();
         }
+        // This process exits at once.
+        connection.finish().await.unwrap();
     });
 }
 
@@ -624,6 +641,22 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
     tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
 }
 
+async fn what_was_finished_arrives_although_its_process_exits() {
+    let place = Place::new();
+    let listener = place.listener().bind(&place.name()).unwrap();
+    let peer = place.start("fill, finish and exit");
+    let mut connection = listener.accept_async().await.unwrap();
+    // Long enough for it to fill whatever lies between, and to exit if it does not wait.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (mut message, mut count) = (Vec::new(), 0);
+    while connection.recv(&mut message).await.unwrap() {
+        assert!(message == pattern(count, 1000), "message {count}");
+        count += 1;
+    }
+    assert!(count > 0);
+    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
+}
+
 async fn tasks_echo_messages_of_all_sizes() {
     let place = Place::new();
     let listener = place.listener().bind(&place.name()).unwrap();
@@ -836,6 +869,7 @@ crate::over_both_transports!(
     on_one_thread:
     a_kill_ends_waits_in_tokio,
     tasks_that_always_sleep_miss_no_wakeup,
+    what_was_finished_arrives_although_its_process_exits,
     dropped_futures_lose_and_tear_nothing;
     on_threads:
     tasks_echo_messages_of_all_sizes,

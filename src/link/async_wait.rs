@@ -144,6 +144,24 @@ impl AsyncWaiter {
         Poll::Ready(Ok(Waited::Closed))
     }
 
+    /// Waits until the system has everything that was published, or the connection is over. There is
+    /// something to wait for only over the socket.
+    ///
+    /// # Errors
+    /// As [`poll_wait`](Self::poll_wait).
+    pub(crate) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Small<()>> {
+        while !self.shared.is_sent() && self.shared.closed().is_none() {
+            match ready!(self.poll_woken(cx)) {
+                Ok(Woken::Control) => self.shared.read_control(),
+                Ok(_) => {}
+                Err(error) => {
+                    return Poll::Ready(Err(Error::io("sleep until all is sent")(error).into()));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Whether the task sleeps, or is about to, until the peer rings; otherwise it is polled again
     /// in a moment.
     pub(crate) fn is_armed(&self) -> bool {

@@ -295,6 +295,21 @@ impl Shared {
         }
     }
 
+    /// Whether the system has all that was published. If it has not, for want of room in the socket,
+    /// the doorbell will ring when it has, or when nobody receives any more.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_sent(&self) -> bool {
+        match &self.carrier {
+            #[cfg(feature = "spsc_transport")]
+            Carrier::Memory { .. } => true,
+            Carrier::Socket(pump) => {
+                let mut outward = pump.outward();
+                outward.is_awaited = outward.is_with_flusher;
+                !outward.is_awaited
+            }
+        }
+    }
+
     /// What the flusher does when the socket has room. False: all is sent.
     fn flush_on(self: &Arc<Self>) -> bool {
         match &self.carrier {

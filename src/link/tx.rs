@@ -139,7 +139,6 @@ impl Tx {
 
     /// Ends this direction: the peer sees everything published and then the end.
     pub(crate) fn close(&mut self) {
-        self.patient = false;
         self.producer.close();
         if self.is_peer_due() {
             self.ring();

@@ -42,7 +42,9 @@ pub struct AsyncByteReader {
     waiter: AsyncWaiter,
 }
 
-/// The writing half of an [`AsyncByteStream`]. Dropping it finishes this direction.
+/// The writing half of an [`AsyncByteStream`]. Dropping it finishes this direction, and waits for
+/// nothing: over the socket what the system has no room for is sent by another thread then, which
+/// ends with the process. Who exits shuts it down first (`AsyncWriteExt::shutdown`).
 #[derive(Debug)]
 pub struct AsyncByteWriter {
     half: ByteTx,
@@ -196,9 +198,9 @@ impl AsyncWrite for AsyncByteWriter {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.half.tx.close();
-        Poll::Ready(Ok(()))
+        self.waiter.poll_sent(cx).map_err(io_error)
     }
 }
 

@@ -39,7 +39,9 @@ pub struct AsyncConnection {
     receiver: AsyncReceiver,
 }
 
-/// The sending half of an [`AsyncConnection`]. Dropping it finishes this direction.
+/// The sending half of an [`AsyncConnection`]. Dropping it finishes this direction, and waits for
+/// nothing: over the socket what the system has no room for is sent by another thread then, which
+/// ends with the process. Who exits [finishes](Self::finish) first.
 #[derive(Debug)]
 pub struct AsyncSender {
     half: MessageTx,
@@ -252,14 +254,16 @@ impl AsyncSender {
         Ok(())
     }
 
-    /// Ends this direction: the peer receives everything that was sent and then the end. Waits only
-    /// if a `send` was dropped. Sending afterwards is an error.
+    /// Ends this direction: the peer receives everything that was sent and then the end, even if
+    /// this process exits as soon as this is ready. Waits if a `send` was dropped, and over the socket
+    /// until the system has it all. Sending afterwards is an error.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
     pub async fn finish(&mut self) -> Result<()> {
         self.flush().await?;
         self.half.finish();
+        poll_fn(|cx| self.waiter.poll_sent(cx)).await?;
         Ok(())
     }
 

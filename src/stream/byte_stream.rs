@@ -48,7 +48,9 @@ pub struct ByteReader {
     waiter: Waiter,
 }
 
-/// The writing half of a [`ByteStream`]. Dropping it finishes this direction.
+/// The writing half of a [`ByteStream`]. Dropping it finishes this direction, and waits for nothing:
+/// over the socket the end itself may be sent by another thread then, which ends with the process.
+/// Who exits [finishes](Self::finish) first.
 #[derive(Debug)]
 pub struct ByteWriter {
     half: ByteTx,
@@ -172,7 +174,8 @@ impl Read for ByteReader {
 
 impl ByteWriter {
     /// Ends this direction: the peer reads everything that was written and then the end of file.
-    /// Needs no space and never blocks. Writing afterwards is an error.
+    /// Needs no space in the ring, and blocks only over the socket, until the system has all of it, so
+    /// that this process may exit. Writing afterwards is an error.
     pub fn finish(&mut self) {
         self.half.tx.close();
     }
@@ -223,6 +226,7 @@ impl Write for ByteWriter {
 
 impl Drop for ByteWriter {
     fn drop(&mut self) {
+        self.half.tx.set_patient(false);
         self.finish();
     }
 }

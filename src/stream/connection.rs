@@ -36,7 +36,9 @@ pub struct Connection {
     receiver: Receiver,
 }
 
-/// The sending half of a [`Connection`]. Dropping it finishes this direction.
+/// The sending half of a [`Connection`]. Dropping it finishes this direction, and waits for nothing:
+/// over the socket the end itself may be sent by another thread then, which ends with the process.
+/// Who exits [finishes](Self::finish) first.
 #[derive(Debug)]
 pub struct Sender {
     half: MessageTx,
@@ -250,7 +252,8 @@ impl Sender {
     }
 
     /// Ends this direction: the peer receives everything that was sent and then the end. Needs no
-    /// space and never blocks. Sending afterwards is an error.
+    /// space in the ring, and blocks only over the socket, until the system has all of it, so that
+    /// this process may exit. Sending afterwards is an error.
     pub fn finish(&mut self) {
         self.half.finish();
     }
@@ -311,6 +314,7 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
+        self.half.tx.set_patient(false);
         self.finish();
     }
 }

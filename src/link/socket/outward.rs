@@ -40,6 +40,8 @@ pub(in crate::link) struct Outward {
     ended: bool,
     /// Whether the flusher is at it.
     pub(in crate::link) is_with_flusher: bool,
+    /// Whether somebody sleeps until all is sent, and is to be rung then.
+    pub(in crate::link) is_awaited: bool,
     gone: bool,
 }
 
@@ -69,6 +71,7 @@ impl Outward {
             last_word: LastWord::No,
             ended: false,
             is_with_flusher: false,
+            is_awaited: false,
             gone: false,
         }
     }
@@ -82,6 +85,14 @@ impl Outward {
 
     /// Sends what there is. Never blocks.
     pub(in crate::link) fn flush(&mut self, socket: &ControlSocket, bell: &Doorbell) -> Flushed {
+        let flushed = self.send_all(socket, bell);
+        if flushed != Flushed::Blocked {
+            ring_if(std::mem::take(&mut self.is_awaited), bell);
+        }
+        flushed
+    }
+
+    fn send_all(&mut self, socket: &ControlSocket, bell: &Doorbell) -> Flushed {
         // Before the look at the ring: what is published behind it runs the pump again.
         self.parking.disarm(self.words.data_parked());
         // A fence of its own never fails.
