@@ -11,6 +11,8 @@ mod span;
 
 pub use blocking::BlockingClient;
 pub use methods::Method;
+#[cfg(all(test, shuttle, feature = "tokio"))]
+pub(crate) use multiplexed::schedules;
 #[cfg(feature = "tokio")]
 pub use multiplexed::{ByteItemSink, ByteItems, ByteUpload, Call, Client, Notification};
 #[cfg(all(feature = "tokio", feature = "serde"))]

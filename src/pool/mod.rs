@@ -16,6 +16,8 @@ mod items;
 mod manager;
 mod notification;
 mod roster;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -37,11 +39,12 @@ use crate::client::{ByteItemSink, ByteItems, ByteUpload, Client, ClientBuilder};
 use crate::client::{ItemSink, Items, Upload};
 use crate::error::{Error, Executed, Result};
 use crate::name::Place;
+use crate::sync::{Mutex, MutexGuard};
 use roster::{Choice, Remainder, Roster, Rules};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use supervisor::{Supervised, supervise};
+use supervisor::{Connecting, Supervised, supervise};
 use tokio::sync::Notify;
 
 /// Connections to one server, kept up and replaced as need be. Cheap to clone; the connections
@@ -84,7 +87,6 @@ impl Drop for Handle {
 /// What the pool and its supervisor share.
 struct Shared {
     name: String,
-    client: ClientBuilder,
     acquire_timeout: Duration,
     ping_timeout: Duration,
     retries: u32,
@@ -492,10 +494,22 @@ impl PoolBuilder {
     pub fn build(self, name: &str) -> Result<Pool> {
         Place::of(name)?;
         self.client.check()?;
+        let settings = self.client.clone();
+        let (pool, supervised) = self.assemble(name)?;
+        let name = name.to_owned();
+        let connect = move || -> Connecting {
+            let (settings, name) = (settings.clone(), name.clone());
+            Box::pin(async move { settings.connect(&name).await })
+        };
+        tokio::spawn(supervise(supervised, connect));
+        Ok(pool)
+    }
+
+    /// A pool, and what somebody must [`supervise`].
+    fn assemble(self, name: &str) -> Result<(Pool, Supervised)> {
         self.check()?;
         let shared = Arc::new(Shared {
             name: name.to_owned(),
-            client: self.client,
             acquire_timeout: self.acquire_timeout,
             ping_timeout: self.ping_timeout,
             retries: self.retries,
@@ -503,9 +517,9 @@ impl PoolBuilder {
             work: Notify::new(),
             arrivals: Notify::new(),
         });
-        tokio::spawn(supervise(Supervised(shared.clone())));
+        let supervised = Supervised(shared.clone());
         let handle = Arc::new(Handle { shared });
-        Ok(Pool { handle })
+        Ok((Pool { handle }, supervised))
     }
 
     fn check(&self) -> Result<()> {

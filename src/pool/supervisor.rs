@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-type Connecting = Pin<Box<dyn Future<Output = Result<Client>> + Send>>;
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Client>> + Send>>;
 
-/// Looks after the pool whenever something has happened, until it is gone.
-pub(super) async fn supervise(supervised: Supervised) {
+/// Looks after the pool whenever something has happened, until it is gone. `connect` begins an attempt
+/// to connect.
+pub(super) async fn supervise(supervised: Supervised, connect: impl Fn() -> Connecting) {
     let shared = &supervised.0;
     let mut connecting: Option<Connecting> = None;
     loop {
@@ -35,8 +36,7 @@ pub(super) async fn supervise(supervised: Supervised) {
             tokio::spawn(ping(shared.clone(), id, client));
         }
         if look.open {
-            let (settings, name) = (shared.client.clone(), shared.name.clone());
-            connecting = Some(Box::pin(async move { settings.connect(&name).await }));
+            connecting = Some(connect());
         }
         if let Some(connected) = event(shared, &mut connecting, look.again_at).await {
             connecting = None;

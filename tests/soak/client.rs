@@ -1,5 +1,6 @@
 //! A client process: one connection after another, of every kind, until it is told to stop.
 
+use crate::heap;
 use crate::payload::{HEAD, ITEM_HEAD, Request, is_item, item};
 use crate::server::{BYTES, CALLS, MESSAGES, PATIENCE};
 use crate::support::child::{Commands, Settings, say};
@@ -50,21 +51,29 @@ impl Dice {
     }
 }
 
-/// Calls until told to stop. Settings: `number`, unique among the clients.
+/// Calls between `go` and `stop`, as often as it is told, until it is asked for its report. Settings:
+/// `number`, unique among the clients.
 pub fn run(settings: &Settings, commands: Commands) {
     let number = settings.number("number").unwrap() as u64;
     let tally = Arc::new(Tally::default());
-    let stop = Arc::new(AtomicBool::new(false));
+    let mut dice = Dice(fastrand::Rng::with_seed(number));
+    let mut sessions = number << 40;
     say("ready");
-    assert_eq!(commands.next(), "go");
-    let worker = {
-        let (tally, stop) = (tally.clone(), stop.clone());
-        std::thread::spawn(move || live(number, &tally, &stop))
-    };
-    assert_eq!(commands.next(), "stop");
-    stop.store(true, Relaxed);
-    worker.join().unwrap();
-    assert_eq!(commands.next(), "report");
+    while commands.next() == "go" {
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = {
+            let (tally, stop) = (tally.clone(), stop.clone());
+            std::thread::spawn(move || {
+                live(&mut sessions, &mut dice, &tally, &stop);
+                (sessions, dice)
+            })
+        };
+        assert_eq!(commands.next(), "stop");
+        stop.store(true, Relaxed);
+        (sessions, dice) = worker.join().unwrap();
+        heap::trim();
+        say("stopped");
+    }
     let tally = tally.0.lock().unwrap();
     let counts = tally.iter().map(|(kind, count)| format!("{kind}={count}"));
     say(counts.collect::<Vec<_>>().join(" "));
@@ -76,8 +85,8 @@ fn patient() -> ClientBuilder {
     ClientBuilder::new().timeout(PATIENCE)
 }
 
-/// One connection after another.
-fn live(number: u64, tally: &Arc<Tally>, stop: &AtomicBool) {
+/// One connection after another, each a session with the next number.
+fn live(sessions: &mut u64, dice: &mut Dice, tally: &Arc<Tally>, stop: &AtomicBool) {
     // A panic here must end the process, which waits for commands.
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -89,17 +98,15 @@ fn live(number: u64, tally: &Arc<Tally>, stop: &AtomicBool) {
         .thread_keep_alive(Duration::from_millis(10))
         .build()
         .unwrap();
-    let mut dice = Dice(fastrand::Rng::with_seed(number));
-    let mut lives = 0;
     while !stop.load(Relaxed) {
-        lives += 1;
-        let session = number << 40 | lives;
+        *sessions += 1;
+        let session = *sessions;
         let calls = dice.0.u64(1..150);
         match dice.0.u32(0..100) {
             0..55 => runtime.block_on(many_tasks(session, calls, dice.0.u64(..), tally)),
-            55..80 => blocking(session, calls, &mut dice, tally),
-            80..90 => messages(session, calls, &mut dice, tally),
-            _ => runtime.block_on(bytes(session, &mut dice, tally)),
+            55..80 => blocking(session, calls, dice, tally),
+            80..90 => messages(session, calls, dice, tally),
+            _ => runtime.block_on(bytes(session, dice, tally)),
         }
         tally.add("lives");
     }

@@ -1,5 +1,6 @@
 //! The server: checks what comes, counts what it must not see.
 
+use crate::heap;
 use crate::payload::{Request, is_item};
 use crate::support::child::{Commands, Settings, open_descriptors, say};
 use nearwire::{
@@ -116,9 +117,16 @@ pub fn serve(_: &Settings, commands: Commands) {
     });
     say("ready");
     loop {
-        assert_eq!(commands.next(), "report");
+        match &*commands.next() {
+            "trim" => {
+                heap::trim();
+                say("trimmed");
+                continue;
+            }
+            other => assert_eq!(other, "report"),
+        }
         say(format!(
-            "empty={} duplicated={} lost={} spoilt={} sessions={} connections={} descriptors={} segments={}",
+            "empty={} duplicated={} lost={} spoilt={} sessions={} connections={} descriptors={} segments={} blocks={} bytes={}",
             register.empty.load(Relaxed),
             register.duplicated.load(Relaxed),
             register.lost.load(Relaxed),
@@ -127,6 +135,8 @@ pub fn serve(_: &Settings, commands: Commands) {
             server.connections(),
             open_descriptors(),
             crate::support::os::mapped_segments(std::process::id()),
+            heap::blocks(),
+            heap::bytes(),
         ));
     }
 }

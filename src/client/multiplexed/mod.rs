@@ -22,6 +22,8 @@ mod call;
 mod driver;
 mod items;
 mod notification;
+#[cfg(all(test, shuttle))]
+pub(crate) mod schedules;
 mod state;
 
 pub use call::Call;
@@ -40,12 +42,14 @@ use crate::link::{AsyncWaiter, Link, Shared};
 use crate::metrics::ClientMetrics;
 use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
+use crate::sync::{Mutex, MutexGuard};
 use crate::waiter::{Looker, Spinner};
 use call::Request;
+use driver::Driver;
 use items::StreamCall;
 use state::State;
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 /// Calls that may be made alone in a row before one lets other tasks run first.
@@ -128,6 +132,13 @@ impl Client {
 
     /// Must be called inside the runtime that is to watch the connection.
     pub(in crate::client) fn new(link: Link, spin: Spin, sampling: u32) -> Result<Self> {
+        let (client, driver) = Self::with_driver(link, spin, sampling)?;
+        tokio::spawn(driver);
+        Ok(client)
+    }
+
+    /// A client, and the driver that somebody must run.
+    fn with_driver(link: Link, spin: Spin, sampling: u32) -> Result<(Self, Driver)> {
         let shared = link.shared.clone();
         let spin = shared.spin(spin);
         // The driver spins by itself; the waiter is for sleeping only.
@@ -138,8 +149,8 @@ impl Client {
             solo: Mutex::new(Spinner::new(spin)),
             looker: Looker::new(),
         });
-        tokio::spawn(driver::Driver::new(&core, spin));
-        Ok(Self { core })
+        let driver = Driver::new(&core, spin);
+        Ok((Self { core }, driver))
     }
 
     /// Finds a method, to save the search by name in each call.

@@ -301,6 +301,8 @@ impl State {
             return Poll::Ready(Err(self.error()));
         }
         if !self.outbox.is_nearly_empty() {
+            // Once, however often it is polled while the server takes nothing.
+            self.want_room.retain(|waker| !waker.will_wake(cx.waker()));
             self.want_room.push(cx.waker().clone());
             return Poll::Pending;
         }

@@ -10,7 +10,7 @@ use crate::proto::handshake::{
 use crate::segment::{LocalSegment, PeerData, PeerWords, open_peer};
 use crate::settings::Memory;
 use crate::sys::{self, Doorbell, Handle, PeerDoorbell, SegmentHandle};
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, all(test, shuttle)))]
 use crate::{link::Terms, sys::ControlSocket};
 
 /// Both sides' segments, and the way to wake the peer.
@@ -52,7 +52,7 @@ impl Both {
     }
 }
 
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, all(test, shuttle)))]
 impl Link {
     /// A link to a peer with which there was no handshake.
     pub(crate) fn unconfirmed(
