@@ -200,10 +200,14 @@ fn connections_are_listed_with_who_they_are_and_how() {
     for _ in 0..10 {
         clients[3].call_bytes("echo", &[7; 100]).unwrap();
     }
-    eventually("all are parked", || {
+    // Who has its reply may look before the worker has counted it, while the connection is still said
+    // to be parked from before.
+    eventually("all are parked, and what was said is counted", || {
         let snapshot = observer.snapshot();
         let parked = |state| state == State::Parked;
-        snapshot.connections.len() == 6 && snapshot.connections.iter().all(|c| parked(c.state))
+        snapshot.connections.len() == 6
+            && snapshot.connections.iter().all(|c| parked(c.state))
+            && snapshot.connections.iter().any(|c| c.messages_sent == 10)
     });
     let snapshot = observer.snapshot();
     let busy = snapshot.connections.iter().find(|c| c.label == "client 3");
@@ -367,7 +371,11 @@ fn observers_leave_nothing_at_the_server() {
             .count()
             == 6
     });
-    assert!(server.report()["descriptors"] <= before + 64);
+    // A socket; on Windows a pipe, its two events, and the process at its other end, and some that the
+    // system's thread pool has, for each 64 events that it waits for.
+    let most = if cfg!(windows) { 64 * 4 + 16 } else { 64 };
+    let more = server.report()["descriptors"].saturating_sub(before);
+    assert!(more <= most, "{more} descriptors for 64 observers");
     assert_eq!(server.report()["connections"], 1);
     drop(observers);
     eventually("their sockets are closed", || {

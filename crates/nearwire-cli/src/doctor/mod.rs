@@ -1,6 +1,7 @@
 //! `nearwire doctor`: whether this machine gives what Nearwire needs, and what to do where it does
 //! not.
 
+#[cfg(unix)]
 mod call;
 #[cfg(target_os = "linux")]
 mod cgroup;
@@ -97,6 +98,7 @@ fn examine(plan: Plan) -> Vec<Finding> {
     #[cfg(target_os = "linux")]
     findings.extend(container::examine(&system));
     findings.push(directory::examine());
+    #[cfg(unix)]
     findings.push(call::examine());
     findings
 }
