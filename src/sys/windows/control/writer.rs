@@ -23,6 +23,9 @@ use windows_sys::Win32::System::Threading::{
 };
 use windows_sys::Win32::System::WindowsProgramming::FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
 
+/// How long the system may take for a write that is taken back: far more than it does.
+const CANCELLING: Duration = Duration::from_secs(1);
+
 /// One pipe's writes, one at a time. Must be dropped before the pipe is closed.
 pub(super) struct Writer {
     pool: PTP_IO,
@@ -149,8 +152,15 @@ impl Drop for Writer {
         if self.running {
             // SAFETY: the pipe is open, the structure its write's.
             unsafe { CancelIoEx(self.pipe, &raw const *self.overlapped) };
-            // Over for the system too, one way or the other. It cannot fail: the event is open.
-            let _ = self.idle.wait(None);
+            // Over for the system too, one way or the other.
+            if !self.idle.wait(Some(CANCELLING)).unwrap_or(false) {
+                // The process is ending and its pool does not run any more. What the system may still use
+                // stays.
+                std::mem::forget(std::mem::take(&mut self.buffer));
+                std::mem::forget(std::mem::take(&mut self.overlapped));
+                std::mem::forget(self.idle.clone());
+                return;
+            }
         }
         // SAFETY: no write is under way, and none begins. The event is open until a callback that has
         // set it has returned, which is waited for.
