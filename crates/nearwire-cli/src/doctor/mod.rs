@@ -52,6 +52,7 @@ pub struct Doctor {
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     /// Connections of one server at a time.
+    #[cfg_attr(windows, expect(dead_code, reason = "no limit there depends on it"))]
     connections: u64,
     /// Its worker threads, if not the usual number.
     workers: Option<usize>,
