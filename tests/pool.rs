@@ -1,6 +1,6 @@
 //! Pools of connections to servers that are killed, restarted, drained and stopped.
 
-#![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
+#![cfg(all(feature = "tokio", feature = "serde"))]
 
 #[path = "pool/absence.rs"]
 mod absence;

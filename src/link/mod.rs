@@ -278,7 +278,8 @@ impl Shared {
                 }
                 flushed
             };
-            if flushed == Flushed::Blocked && patient && self.closed().is_none() {
+            let is_sent = flushed != Flushed::Blocked && (!patient || self.control.is_sent());
+            if !is_sent && patient && self.closed().is_none() {
                 if self.control.wait_ready(true, ROOM_WAIT).is_err() {
                     return;
                 }

@@ -6,6 +6,8 @@ use crate::support::{
 };
 use nearwire::{BlockingClient, Client, ClientBuilder, Error};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Long enough for a request to be under way, and short for a test.
@@ -140,6 +142,13 @@ fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
     let large = pattern(1, 1 << 20);
     // Of many lengths, so that the ring is sometimes full to the last byte.
     let lengths = [1usize, 8, 100, 640, 900, 1016];
+    const BLOCKED: Duration = Duration::from_millis(100);
+    // Given up after all, but so late that the server may have read on and got all of it.
+    let too_late = Arc::new(AtomicU64::new(0));
+    let note = |too_late: &AtomicU64, begun: Instant| {
+        too_late.fetch_add(u64::from(begun.elapsed() >= BLOCKED), Relaxed);
+    };
+    let late = too_late.clone();
     let (name, request) = (place.socket(NAME), large.clone());
     let done = within(PATIENCE, "given up midway, blocking", move || {
         let mut done = 0;
@@ -150,18 +159,24 @@ fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
                 let block = client.method("block_ms").unwrap();
                 let echo = client.method("echo_into").unwrap();
                 // The server reads nothing for a while.
+                let begun = Instant::now();
                 let mut pipeline = client.pipeline();
                 pipeline.submit(block, &[100]).unwrap();
                 pipeline.submit(echo, &request[..len]).unwrap();
                 drop(pipeline);
                 let cut_off = client.call_bytes_timeout("echo", &request, A_MOMENT / 2);
-                done += u64::from(late_or_done(cut_off)) + 1;
+                match late_or_done(cut_off) {
+                    true => done += 1,
+                    false => note(&late, begun),
+                }
+                done += 1;
                 assert!(client.call_bytes("echo", &request).unwrap() == request);
             }
         }
         done
     });
     let name = place.socket(NAME);
+    let late = too_late.clone();
     let done = within_async(PATIENCE, "given up midway, async", async move {
         let mut done = done;
         for ring in [4096, 64 << 10] {
@@ -171,16 +186,22 @@ fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
                 .await
                 .unwrap();
             for len in lengths {
+                let begun = Instant::now();
                 let block = client.clone();
                 let block =
                     tokio::spawn(async move { block.call::<u64>("block_ms", &100u64).await });
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let cut_off = client.call_bytes("echo", &large);
                 assert!(tokio::time::timeout(A_MOMENT / 2, cut_off).await.is_err());
-                let late = client
+                note(&late, begun);
+                let behind = client
                     .call_bytes("echo", &large)
                     .deadline(Duration::from_millis(10));
-                done += u64::from(late_or_done(late.await)) + 2;
+                match late_or_done(behind.await) {
+                    true => done += 1,
+                    false => note(&late, begun),
+                }
+                done += 2;
                 let small = client.call_bytes("echo", &large[..len]).await.unwrap();
                 assert!(small == large[..len]);
                 assert!(client.call_bytes("echo", &large).await.unwrap() == large);
@@ -191,9 +212,10 @@ fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
         done
     });
     let echoed = server.report()["echoed"];
-    assert_eq!(
-        echoed, done,
-        "a request that was given up half sent was executed"
+    let too_late = too_late.load(Relaxed);
+    assert!(
+        echoed >= done && echoed <= done + too_late,
+        "{echoed} executed, {done} were to be, {too_late} may have been: one was that was given up half sent"
     );
 }
 

@@ -47,7 +47,9 @@ fn a_panicking_handler_costs_its_caller_one_error() {
         assert_eq!(client.in_flight(), 0);
     });
     assert_eq!(neighbour.call_bytes("echo", b"on").unwrap(), b"on");
-    assert_eq!(server.report()["connections"], 1);
+    eventually("the client has left", || {
+        server.report()["connections"] == 1
+    });
 }
 
 /// Whether it says that the server is gone, in one way or another.

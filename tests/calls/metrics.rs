@@ -395,7 +395,11 @@ fn observers_leave_nothing_at_the_server() {
             .count()
             == 6
     });
-    assert!(server.report()["descriptors"] <= before + 64);
+    // A socket; on Windows a pipe, its two events, and the process at its other end, and some that the
+    // system's thread pool has, for each 64 events that it waits for.
+    let most = if cfg!(windows) { 64 * 4 + 16 } else { 64 };
+    let more = server.report()["descriptors"].saturating_sub(before);
+    assert!(more <= most, "{more} descriptors for 64 observers");
     assert_eq!(server.report()["connections"], 1);
     drop(observers);
     eventually("their sockets are closed", || {

@@ -123,13 +123,21 @@ fn hammer(server_spin: &str, client_spin: &str, calls: &str, workers: &str) {
     drop(server);
 }
 
+/// Calls of each client. Where a pipe's wake-ups go through several processes (wine), more take minutes.
+fn calls(usual: &'static str) -> &'static str {
+    match crate::transports::current() {
+        nearwire::TransportPolicy::SocketOnly if cfg!(windows) => "1000",
+        _ => usual,
+    }
+}
+
 fn no_wakeup_is_lost_between_sleepers() {
-    hammer("never", "never", "20000", "1");
+    hammer("never", "never", calls("20000"), "1");
 }
 
 fn no_wakeup_is_lost_between_a_sleeper_and_a_spinner() {
-    hammer("never", "default", "10000", "2");
-    hammer("default", "never", "10000", "2");
+    hammer("never", "default", calls("10000"), "2");
+    hammer("default", "never", calls("10000"), "2");
 }
 
 fn no_wakeup_is_lost_when_the_ring_is_full() {

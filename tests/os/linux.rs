@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Makes a directory that nobody else may enter.
-pub fn private_directory(path: &Path) {
-    fs::DirBuilder::new().mode(0o700).create(path).unwrap();
+pub fn private_directory(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
 }
 
 /// Ends this process as `kill -9` does.

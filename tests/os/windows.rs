@@ -22,8 +22,8 @@ unsafe extern "system" {
 }
 
 /// Makes a directory. What is in it is no secret on Windows: there are no sockets.
-pub fn private_directory(path: &Path) {
-    std::fs::create_dir(path).unwrap();
+pub fn private_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(path)
 }
 
 /// Ends this process at once, without a word to anybody.

@@ -16,7 +16,6 @@ use nearwire::{Listener, ListenerBuilder, TransportPolicy};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const ROLE: &str = "NEARWIRE_TEST_ROLE";
@@ -31,12 +30,10 @@ pub struct Place(PathBuf, TransportPolicy);
 
 impl Place {
     pub fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Relaxed);
-        let unique = format!("nearwire-test-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(unique);
-        os::private_directory(&path);
-        Self(path, transports::current())
+        Self(
+            os::private_directory("nearwire-test"),
+            transports::current(),
+        )
     }
 
     /// The name to listen on.

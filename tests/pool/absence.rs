@@ -6,7 +6,6 @@ use nearwire::{ClientBuilder, Error, Pool};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-#[test]
 fn a_server_that_comes_later_is_found() {
     let place = Place::new();
     let name = place.socket(NAME);
@@ -83,7 +82,6 @@ fn calls_without_a_server_fail_in_time_and_say_why() {
     });
 }
 
-#[test]
 fn a_server_that_refuses_says_why() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("refuse", "not you")]);
@@ -134,3 +132,8 @@ fn a_pool_without_its_runtime_says_so_at_once() {
         assert!(begun.elapsed() < PATIENCE / 2);
     });
 }
+
+crate::over_both_transports!(
+    a_server_that_comes_later_is_found,
+    a_server_that_refuses_says_why,
+);

@@ -7,7 +7,6 @@ use nearwire::{ClientBuilder, ConnectionManager, Error};
 use std::collections::HashSet;
 use std::time::Duration;
 
-#[test]
 fn connections_are_handed_out_checked_and_replaced() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -76,3 +75,5 @@ fn without_a_server_it_says_so() {
         assert!(matches!(bad.unwrap_err(), Error::BadName { .. }));
     });
 }
+
+crate::over_both_transports!(connections_are_handed_out_checked_and_replaced,);

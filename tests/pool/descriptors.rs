@@ -28,7 +28,6 @@ pub fn pool(_: &Settings, commands: Commands) {
     }
 }
 
-#[test]
 fn a_hundred_restarts_leave_nothing_open() {
     within(PATIENCE * 4, "a hundred restarts", || {
         let place = Place::new();
@@ -65,3 +64,5 @@ fn a_hundred_restarts_leave_nothing_open() {
         eprintln!("descriptors after a hundred restarts, and of a fresh client: {seen:?}");
     });
 }
+
+crate::over_both_transports!(a_hundred_restarts_leave_nothing_open,);

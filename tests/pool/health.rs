@@ -6,7 +6,6 @@ use crate::support::{PATIENCE, Place, eventually_async};
 use nearwire::{Client, Pool};
 use std::time::Duration;
 
-#[test]
 fn a_ping_is_answered_by_a_worker_that_serves() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -41,7 +40,6 @@ fn a_ping_is_answered_by_a_worker_that_serves() {
     });
 }
 
-#[test]
 fn calls_avoid_a_worker_that_is_blocked() {
     let place = Place::new();
     let _server = place.start_ready("server", &[("workers", "2")]);
@@ -81,7 +79,6 @@ fn calls_avoid_a_worker_that_is_blocked() {
     });
 }
 
-#[test]
 fn a_server_that_was_stopped_is_used_again() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -103,3 +100,9 @@ fn a_server_that_was_stopped_is_used_again() {
         pool.call_bytes("echo", b"").await.unwrap();
     });
 }
+
+crate::over_both_transports!(
+    a_ping_is_answered_by_a_worker_that_serves,
+    calls_avoid_a_worker_that_is_blocked,
+    a_server_that_was_stopped_is_used_again,
+);

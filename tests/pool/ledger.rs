@@ -3,7 +3,8 @@
 
 use crate::support::child::{Commands, Settings, say};
 use crate::support::{Place, Process};
-use nearwire::{Error, Pool, Server};
+use crate::transports;
+use nearwire::{Error, Pool, Server, TransportPolicy};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// The name of such a server.
 pub const NAME: &str = "ledger";
 
-/// Serves until told to shut down. Settings: `file`.
+/// Serves until told to shut down. Settings: `file`, `transport`.
 pub fn serve(settings: &Settings, commands: Commands) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -23,11 +24,12 @@ pub fn serve(settings: &Settings, commands: Commands) {
         .build()
         .unwrap();
     let _inside = runtime.enter();
+    let transport = transports::of_name(settings.text("transport").unwrap());
     let server = loop {
         let file = OpenOptions::new()
             .append(true)
             .open(settings.text("file").unwrap());
-        match bind(file.unwrap()) {
+        match bind(file.unwrap(), transport) {
             // The server before this one has the name until it begins to drain.
             Err(Error::NameInUse { .. }) => std::thread::sleep(Duration::from_millis(1)),
             bound => break bound.unwrap(),
@@ -40,12 +42,13 @@ pub fn serve(settings: &Settings, commands: Commands) {
     say("shut down");
 }
 
-fn bind(file: File) -> nearwire::Result<Server> {
+fn bind(file: File, transport: TransportPolicy) -> nearwire::Result<Server> {
     let file = Arc::new(file);
     let written = file.clone();
     // Eight bytes, appended by one system call: there or not there, whatever kills the process.
     let record = |mut file: &File, id: &[u8]| file.write_all(id).unwrap();
     Server::builder()
+        .transport(transport)
         .method("record", move |id: &[u8]| {
             record(&written, id);
             Ok(id.to_vec())

@@ -36,7 +36,6 @@ async fn ten_kills_under_load(idempotent: bool) -> (Summary, Pool) {
     (summary, pool)
 }
 
-#[test]
 fn kill_under_load_loses_and_doubles_nothing() {
     within_threads("kills under load", async {
         let (summary, pool) = ten_kills_under_load(false).await;
@@ -49,7 +48,6 @@ fn kill_under_load_loses_and_doubles_nothing() {
     });
 }
 
-#[test]
 fn orderly_restarts_under_load_cost_no_call() {
     within_threads("orderly restarts under load", async {
         let ledger = Ledger::new();
@@ -75,7 +73,6 @@ fn orderly_restarts_under_load_cost_no_call() {
     });
 }
 
-#[test]
 fn idempotent_calls_survive_kills() {
     within_threads("kills under idempotent load", async {
         let (summary, pool) = ten_kills_under_load(true).await;
@@ -85,7 +82,6 @@ fn idempotent_calls_survive_kills() {
     });
 }
 
-#[test]
 fn a_call_in_flight_fails_and_says_that_it_may_have_been_executed() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -121,7 +117,6 @@ fn a_call_in_flight_fails_and_says_that_it_may_have_been_executed() {
     });
 }
 
-#[test]
 fn a_request_that_kills_the_server_is_not_made_for_ever() {
     within_threads("deadly", async {
         let ledger = Ledger::new();
@@ -210,7 +205,6 @@ fn print_recoveries(what: &str, times: &[Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-#[test]
 fn calls_succeed_soon_after_a_restart() {
     within_threads("recovery", async {
         for (what, kill) in [("kill -9", true), ("in order", false)] {
@@ -221,3 +215,12 @@ fn calls_succeed_soon_after_a_restart() {
         }
     });
 }
+
+crate::over_both_transports!(
+    kill_under_load_loses_and_doubles_nothing,
+    orderly_restarts_under_load_cost_no_call,
+    idempotent_calls_survive_kills,
+    a_call_in_flight_fails_and_says_that_it_may_have_been_executed,
+    a_request_that_kills_the_server_is_not_made_for_ever,
+    calls_succeed_soon_after_a_restart,
+);

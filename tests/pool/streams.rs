@@ -6,7 +6,6 @@ use crate::support::{Place, eventually_async};
 use nearwire::{Error, Pool};
 use std::time::Duration;
 
-#[test]
 fn all_shapes_of_calls() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -47,7 +46,6 @@ fn all_shapes_of_calls() {
     });
 }
 
-#[test]
 fn a_stream_that_began_ends_with_its_connection() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -73,7 +71,6 @@ fn a_stream_that_began_ends_with_its_connection() {
     });
 }
 
-#[test]
 fn a_stream_that_has_given_nothing_is_asked_for_again_if_that_does_no_harm() {
     let place = Place::new();
     let mut server = place.start_ready("server", &[]);
@@ -106,3 +103,9 @@ fn a_stream_that_has_given_nothing_is_asked_for_again_if_that_does_no_harm() {
         );
     });
 }
+
+crate::over_both_transports!(
+    all_shapes_of_calls,
+    a_stream_that_began_ends_with_its_connection,
+    a_stream_that_has_given_nothing_is_asked_for_again_if_that_does_no_harm,
+);

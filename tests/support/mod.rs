@@ -21,7 +21,6 @@ use crate::transports;
 use nearwire::TransportPolicy;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -34,12 +33,10 @@ pub struct Place(PathBuf, TransportPolicy);
 
 impl Place {
     pub fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Relaxed);
-        let unique = format!("nearwire-calls-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(unique);
-        os::private_directory(&path);
-        Self(path, transports::current())
+        Self(
+            os::private_directory("nearwire-calls"),
+            transports::current(),
+        )
     }
 
     pub fn path(&self) -> &Path {
@@ -85,8 +82,9 @@ pub fn within<T: Send + 'static>(
 ) -> T {
     let (done, waiting) = mpsc::channel();
     let thread = std::thread::Builder::new().name(what.to_owned());
+    let transport = transports::current();
     let thread = thread.spawn(move || {
-        let result = body();
+        let result = transports::run(transport, body);
         let _ = done.send(());
         result
     });

@@ -15,9 +15,9 @@ thread_local! {
 }
 
 /// Runs a body whose processes take this transport.
-pub fn run(policy: TransportPolicy, body: fn()) {
+pub fn run<T>(policy: TransportPolicy, body: impl FnOnce() -> T) -> T {
     CURRENT.set(policy);
-    body();
+    body()
 }
 
 /// Runs an async body, on a runtime that has this thread only.

@@ -1,9 +1,8 @@
 //! `nearwire call`: one call, or the list of what can be called.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -97,7 +96,10 @@ struct Offer<'a> {
 #[derive(Serialize)]
 struct Server {
     pid: u32,
+    #[cfg(unix)]
     uid: u32,
+    #[cfg(windows)]
+    sid: String,
 }
 
 impl Call {
@@ -178,14 +180,17 @@ impl Call {
             transport: info.transport.to_string(),
             server: Server {
                 pid: info.peer.pid,
+                #[cfg(unix)]
                 uid: info.peer.uid,
+                #[cfg(windows)]
+                sid: info.peer.sid.to_string(),
             },
         })
     }
 
     fn request(&self, limit: u64) -> Result<Vec<u8>> {
         if let Some(data) = &self.data {
-            return Ok(data.clone().into_vec());
+            return bytes_of(data);
         }
         match &self.file {
             Some(path) if path != Path::new("-") => {
@@ -232,6 +237,22 @@ impl Call {
             }
         }
     }
+}
+
+/// The request as it stands on the command line.
+#[cfg(unix)]
+fn bytes_of(data: &OsStr) -> Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    Ok(data.as_bytes().to_vec())
+}
+
+/// The request as it stands on the command line, in UTF-8.
+#[cfg(windows)]
+fn bytes_of(data: &OsStr) -> Result<Vec<u8>> {
+    let text = data
+        .to_str()
+        .context("the request is no valid Unicode: send it with --file")?;
+    Ok(text.as_bytes().to_vec())
 }
 
 /// Reads all of `input`, which is believed to have `length` bytes, unless it is beyond the limit.

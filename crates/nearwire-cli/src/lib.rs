@@ -1,21 +1,31 @@
 //! The `nearwire` command, as a library: for the command itself, and for the example that measures
 //! a server at scale with the same code.
 
+// What measures has processes that talk over Unix sockets, as what it measures against does.
+#[cfg(unix)]
+mod baseline;
+#[cfg(unix)]
+mod bench;
+#[cfg(unix)]
+mod demo;
+#[cfg(unix)]
+mod plot;
+#[cfg(unix)]
+mod private;
+#[cfg(unix)]
+mod process;
+#[cfg(not(unix))]
+mod unix_only;
+
 mod advice;
 mod arguments;
-mod baseline;
-mod bench;
 mod call;
-mod demo;
 mod doctor;
 mod inspect;
 mod logging;
 mod manual;
 mod measure;
 mod output;
-mod plot;
-mod private;
-mod process;
 mod rates;
 mod scrape;
 mod serve;
@@ -61,10 +71,18 @@ enum Command {
     Stat(stat::Stat),
     Inspect(inspect::Inspect),
     Top(top::Top),
+    #[cfg(unix)]
     Demo(demo::Demo),
+    /// See it work (on Unix only).
+    #[cfg(not(unix))]
+    Demo(unix_only::UnixOnly),
     /// Measure: the hardware, and what is made of it.
+    #[cfg(unix)]
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Measure (on Unix only).
+    #[cfg(not(unix))]
+    Bench(unix_only::UnixOnly),
     Doctor(doctor::Doctor),
     Man(manual::Man),
     Completions(manual::Completions),
@@ -72,6 +90,7 @@ enum Command {
 
 /// A process that another nearwire process has started. Apart from the commands of users, so that
 /// neither the manual nor completions know of it.
+#[cfg(unix)]
 #[derive(Debug, Parser)]
 struct Errand {
     #[command(flatten)]
@@ -80,6 +99,7 @@ struct Errand {
     errand: ErrandCommand,
 }
 
+#[cfg(unix)]
 #[derive(Debug, Subcommand)]
 enum ErrandCommand {
     #[command(name = process::SUBCOMMAND)]
@@ -95,13 +115,17 @@ impl Command {
             Self::Stat(stat) => Some(&stat.name),
             Self::Inspect(inspect) => Some(&inspect.name),
             Self::Top(top) => Some(&top.name),
+            #[cfg(unix)]
             Self::Bench(bench) => bench.server(),
+            #[cfg(not(unix))]
+            Self::Bench(_) => None,
             Self::Demo(_) | Self::Doctor(_) | Self::Man(_) | Self::Completions(_) => None,
         }
     }
 }
 
 /// A server and many connections, measured: what `nearwire bench scale` prints.
+#[cfg(unix)]
 pub mod scale {
     pub use crate::bench::scale::{Figures, Plan, Point, Report, Shape};
     pub use crate::measure::{RatioFigures, Verdict};
@@ -109,11 +133,13 @@ pub mod scale {
 
 /// Whether this process was started by a measurement, which runs its own executable again; if so,
 /// it plays its part to the end. Whoever measures begins its `main` with it.
+#[cfg(unix)]
 pub fn play_role() -> Option<ExitCode> {
     is_errand().then(main)
 }
 
 /// Whether another nearwire process has started this one.
+#[cfg(unix)]
 fn is_errand() -> bool {
     std::env::args()
         .nth(1)
@@ -121,6 +147,7 @@ fn is_errand() -> bool {
 }
 
 /// What each role of a child process does.
+#[cfg(unix)]
 fn role(name: &str) -> Option<process::Role> {
     Some(match name {
         measure::PROBE_ROLE => measure::answer_probes,
@@ -147,8 +174,14 @@ fn run(command: &Command) -> Result<()> {
         Command::Stat(stat) => stat.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Top(top) => top.run(),
+        #[cfg(unix)]
         Command::Demo(demo) => demo.run(),
+        #[cfg(not(unix))]
+        Command::Demo(demo) => demo.run("demo"),
+        #[cfg(unix)]
         Command::Bench(bench) => bench.run(),
+        #[cfg(not(unix))]
+        Command::Bench(bench) => bench.run("bench"),
         Command::Doctor(doctor) => doctor.run(),
         Command::Man(man) => man.run(Arguments::command()),
         Command::Completions(completions) => completions.run(Arguments::command()),
@@ -158,6 +191,7 @@ fn run(command: &Command) -> Result<()> {
 /// The command's `main`. Exit code 0: done. 1: it failed. 2 (from the argument parser): it was
 /// called wrongly.
 pub fn main() -> ExitCode {
+    #[cfg(unix)]
     if is_errand() {
         let Errand { verbosity, errand } = Errand::parse();
         verbosity.apply();
@@ -209,7 +243,9 @@ mod tests {
 
     use super::*;
 
-    /// Every line below an "Examples:" is one that this command understands.
+    /// Every line below an "Examples:" is one that this command understands. (Elsewhere some are not
+    /// commands.)
+    #[cfg(unix)]
     #[test]
     fn examples_in_the_help_are_valid() {
         fn lines(command: &clap::Command, found: &mut Vec<String>) {
@@ -247,6 +283,7 @@ mod tests {
     #[test]
     fn the_command_fits_together() {
         Arguments::command().debug_assert();
+        #[cfg(unix)]
         Errand::command().debug_assert();
     }
 

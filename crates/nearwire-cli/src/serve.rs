@@ -1,6 +1,7 @@
 //! `nearwire serve`: a server with the built-in services, and the settings of any server.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,14 +9,16 @@ use std::time::Duration;
 use anyhow::Result;
 use nearwire::{Exporter, HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{self, Transports};
+#[cfg(unix)]
 use crate::private::{self, PrivateServer};
+#[cfg(unix)]
 use crate::process::{Parent, raise_descriptor_limit};
 use crate::{scrape, services};
 
 /// The role of a server process that serves one command, see [`start_privately`].
+#[cfg(unix)]
 pub const PRIVATE_SERVER_ROLE: &str = "server";
 
 /// Serve the built-in services under a name, until Ctrl-C or SIGTERM.
@@ -197,20 +200,15 @@ impl Serve {
     /// # Errors
     /// If the name cannot be had, or the system refuses what a server needs.
     pub fn run(&self) -> Result<()> {
+        #[cfg(unix)]
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
             // Before the name is taken, so that a signal never leaves it behind.
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut stop = async || {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-            };
+            let mut interrupts = Interrupts::new()?;
+            let mut stop = async || interrupts.next().await;
             let scrapes = match self.metrics {
                 Some(address) => Some(scrape::listen(address).await?),
                 None => None,
@@ -232,10 +230,63 @@ impl Serve {
     }
 }
 
+/// What is to end a server: Ctrl-C and SIGTERM; on Windows Ctrl-C, Ctrl-Break, and that the console is
+/// closed.
+struct Interrupts {
+    #[cfg(unix)]
+    signals: [tokio::signal::unix::Signal; 2],
+    #[cfg(windows)]
+    keys: (
+        tokio::signal::windows::CtrlC,
+        tokio::signal::windows::CtrlBreak,
+    ),
+    #[cfg(windows)]
+    close: tokio::signal::windows::CtrlClose,
+}
+
+impl Interrupts {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            signals: [
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            ],
+        })
+    }
+
+    #[cfg(windows)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close};
+        Ok(Self {
+            keys: (ctrl_c()?, ctrl_break()?),
+            close: ctrl_close()?,
+        })
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        let [interrupt, terminate] = &mut self.signals;
+        #[cfg(unix)]
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        #[cfg(windows)]
+        tokio::select! {
+            _ = self.keys.0.recv() => {}
+            _ = self.keys.1.recv() => {}
+            _ = self.close.recv() => {}
+        }
+    }
+}
+
 /// Starts a server process with the services `echo` and `hash`, on one CPU if `cpu` says so.
 ///
 /// # Errors
 /// If it cannot be started, or cannot serve.
+#[cfg(unix)]
 pub fn start_privately(settings: &Settings, cpu: Option<usize>) -> Result<PrivateServer> {
     PrivateServer::start(PRIVATE_SERVER_ROLE, settings, cpu)
 }
@@ -244,6 +295,7 @@ pub fn start_privately(settings: &Settings, cpu: Option<usize>) -> Result<Privat
 ///
 /// # Errors
 /// If it cannot serve.
+#[cfg(unix)]
 pub fn serve_privately(parent: Parent) -> Result<()> {
     let bind = |settings: Settings, path: &str| {
         Ok(services::add_immediate(settings.builder()).bind(path)?)

@@ -1,4 +1,5 @@
 //! What a server counts, seen from the command line: `stat`, `inspect`, `top`, and by Prometheus.
+#![cfg(unix)]
 
 mod command;
 mod terminal;

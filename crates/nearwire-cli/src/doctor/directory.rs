@@ -28,6 +28,10 @@ pub fn examine() -> Finding {
         return finding;
     }
     match Server::builder().bind(&name()) {
+        Ok(_server) if cfg!(windows) => Finding::ok(
+            CHECK,
+            "a server can have a name, which is a pipe's and no file's",
+        ),
         Ok(_server) => Finding::ok(
             CHECK,
             format!(
@@ -41,6 +45,9 @@ pub fn examine() -> Finding {
 
 fn refused(error: &Error) -> Finding {
     let advice = match error {
+        _ if cfg!(windows) => {
+            "end what has the name, or set NEARWIRE_DIR, which becomes a part of the pipe's"
+        }
         Error::Directory { fault, .. } => match fault {
             nearwire::DirectoryFault::Mode { .. } => {
                 "chmod 700 the directory, or set NEARWIRE_DIR to one that is private"

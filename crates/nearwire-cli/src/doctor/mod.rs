@@ -1,6 +1,7 @@
 //! `nearwire doctor`: whether this machine gives what Nearwire needs, and what to do where it does
 //! not.
 
+#[cfg(unix)]
 mod call;
 #[cfg(target_os = "linux")]
 mod cgroup;
@@ -51,6 +52,7 @@ pub struct Doctor {
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     /// Connections of one server at a time.
+    #[cfg_attr(windows, expect(dead_code, reason = "no limit there depends on it"))]
     connections: u64,
     /// Its worker threads, if not the usual number.
     workers: Option<usize>,
@@ -97,6 +99,7 @@ fn examine(plan: Plan) -> Vec<Finding> {
     #[cfg(target_os = "linux")]
     findings.extend(container::examine(&system));
     findings.push(directory::examine());
+    #[cfg(unix)]
     findings.push(call::examine());
     findings
 }

@@ -1,8 +1,11 @@
 //! The clock: what reading it costs, and times that several processes agree on.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+#[cfg(unix)]
+use std::time::Duration;
+use std::time::Instant;
 
+#[cfg(unix)]
 use rustix::time::{ClockId, clock_gettime};
 
 use super::median;
@@ -20,12 +23,14 @@ pub fn clock_cost() -> f64 {
 }
 
 /// The monotonic clock, which all processes share. Means nothing but in comparison.
+#[cfg(unix)]
 pub fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// The instant at which [`monotonic`] says `time`; now, if that is over.
+#[cfg(unix)]
 pub fn instant_of(time: Duration) -> Instant {
     Instant::now() + time.saturating_sub(monotonic())
 }

@@ -1,10 +1,12 @@
 //! What was measured on.
 
 use std::fmt;
+#[cfg(unix)]
 use std::fs;
 
 use serde::Serialize;
 
+#[cfg(unix)]
 use crate::process::allowed_cpus;
 
 /// The machine, as far as it bears on the figures.
@@ -28,6 +30,22 @@ pub struct Machine {
 
 impl Machine {
     /// Looks at this machine.
+    #[cfg(windows)]
+    pub fn here() -> Self {
+        Self {
+            cpu: std::env::var("PROCESSOR_IDENTIFIER")
+                .unwrap_or_else(|_| "unknown processor".into()),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            virtual_machine: false,
+            kernel: "Windows".into(),
+            architecture: std::env::consts::ARCH.into(),
+            governor: None,
+            load: None,
+        }
+    }
+
+    /// Looks at this machine.
+    #[cfg(unix)]
     pub fn here() -> Self {
         let cpu_info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let field = |name: &str| {
@@ -53,6 +71,7 @@ impl Machine {
     }
 }
 
+#[cfg(unix)]
 fn read_line(path: &str) -> Option<String> {
     fs::read_to_string(path)
         .ok()

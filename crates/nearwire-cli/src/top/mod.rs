@@ -2,10 +2,11 @@
 
 mod history;
 mod rows;
+#[cfg(unix)]
+mod signals;
 mod view;
 
 use std::io::{IsTerminal, stdout};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use nearwire::Observer;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::arguments;
 use crate::rates::Interval;
@@ -71,11 +71,11 @@ impl Top {
         }
         let observer = Observer::connect(&self.name)?;
         // Without a handler of their own they would leave the terminal as it is.
-        let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGHUP, SIGINT, SIGTERM] {
-            signal_hook::flag::register_usize(number, signal.clone(), number as usize)
-                .context("cannot watch for signals")?;
-        }
+        #[cfg(unix)]
+        let signal = signals::watch()?;
+        // There Ctrl-C is a key.
+        #[cfg(not(unix))]
+        let signal = AtomicUsize::new(0);
         // Also sees to it that a panic leaves the terminal clean.
         let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
         let watched = self.watch(&mut terminal, observer, &signal);
@@ -85,14 +85,11 @@ impl Top {
             .context("cannot give the cursor back")?;
         ratatui::try_restore().context("cannot give the terminal back")?;
         watched?;
-        match signal.load(Relaxed) {
-            0 => Ok(()),
-            number => {
-                // As whoever sent it expects.
-                signal_hook::low_level::emulate_default_handler(number as i32)
-                    .context("cannot end by the signal")
-            }
+        #[cfg(unix)]
+        if let number @ 1.. = signal.load(Relaxed) {
+            return signals::end_by(number);
         }
+        Ok(())
     }
 
     fn watch(

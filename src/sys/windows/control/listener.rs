@@ -24,8 +24,9 @@ use windows_sys::Win32::System::Pipes::{
     PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_BYTE, PIPE_UNLIMITED_INSTANCES, PIPE_WAIT,
 };
 
-/// Bytes that the system keeps for a reader before a write has to wait.
-const PIPE_BUFFER: u32 = 64 << 10;
+/// Bytes that the system keeps for a reader before a write has to wait. About what a socket keeps on
+/// other systems: it is what a process can leave to others when it exits.
+const PIPE_BUFFER: u32 = 256 << 10;
 
 /// Ends of the pipe that wait for clients, so that some can come at the same time.
 const WAITING: usize = 8;

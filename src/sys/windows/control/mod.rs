@@ -17,6 +17,7 @@ mod connect;
 mod listener;
 mod operation;
 mod pipe;
+mod writer;
 
 pub(crate) use listener::ControlListener;
 
@@ -105,8 +106,7 @@ impl ControlSocket {
     fn new(handle: OwnedHandle, end: End, pid: u32, process: Process) -> io::Result<Self> {
         let readable = Arc::new(Event::new(Reset::Manual)?);
         let writable = Arc::new(Event::new(Reset::Manual)?);
-        writable.set();
-        let pipe = Pipe::new(handle, readable.clone(), writable.clone());
+        let pipe = Pipe::new(handle, readable.clone(), writable.clone())?;
         Ok(Self {
             pipe: Mutex::new(pipe),
             readable,

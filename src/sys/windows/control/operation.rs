@@ -1,4 +1,4 @@
-//! An operation of the system's that goes on by itself: reads, writes, waiting for a client.
+//! An operation of the system's that goes on by itself: reads, waiting for a client.
 
 use crate::sys::windows::event::Event;
 use std::io;
@@ -17,7 +17,7 @@ pub(super) fn os_error(code: u32) -> io::Error {
 }
 
 /// The code of the last error.
-fn last_error() -> u32 {
+pub(super) fn last_error() -> u32 {
     io::Error::last_os_error()
         .raw_os_error()
         .unwrap_or_default() as u32
@@ -65,7 +65,8 @@ impl Operation {
         }
     }
 
-    /// Begins an operation. `begin` hands the buffer and the structure to the system.
+    /// Begins an operation, which the system takes back if this thread ends before it is over
+    /// (`ERROR_OPERATION_ABORTED`). `begin` hands the buffer and the structure to the system.
     ///
     /// Whatever comes of it comes out of [`outcome`](Self::outcome), or is the error.
     pub(super) fn begin(
@@ -75,7 +76,9 @@ impl Operation {
     ) -> Result<(), u32> {
         assert!(self.running.is_none(), "one operation at a time");
         *self.overlapped = OVERLAPPED {
-            hEvent: self.event.raw(),
+            // With the lowest bit set, nobody else is told of the end: a pipe's completion port is its
+            // writer's alone.
+            hEvent: self.event.raw().map_addr(|address| address | 1),
             ..Default::default()
         };
         let raw = pipe.as_raw_handle();

@@ -1,6 +1,7 @@
 //! A connection's pipe as a sequence of chunks.
 
 use super::operation::{Operation, Outcome, is_end, os_error};
+use super::writer::Writer;
 use crate::sys::Received;
 use crate::sys::windows::event::Event;
 use crate::sys::windows::process::Process;
@@ -16,8 +17,13 @@ pub(super) const MAX_HANDLES: usize = 4;
 /// Bytes that one chunk may carry. More than any message that is sent in one piece has.
 pub(super) const MAX_CHUNK: usize = 16 << 10;
 
-/// Bytes that are read at a time. Kept by each connection for the rare messages after the handshake.
-const READ_BUFFER: usize = 512;
+/// Bytes that are read at a time, as long as no more come. Each connection keeps so many.
+const LEAST_READ: usize = 512;
+
+/// Bytes that are read at a time when they come fast. Several chunks, so that when a writer's last
+/// chunk has found room, there is room for its last word too, after which it may exit: the
+/// system then takes back what it has not placed.
+const MOST_READ: usize = 64 << 10;
 
 /// Bytes before the handles of a chunk.
 const CHUNK_HEAD: usize = 8;
@@ -113,7 +119,9 @@ impl Lent {
 /// Fields in the order in which they must be dropped.
 pub(super) struct Pipe {
     reading: Operation,
-    pub(super) writing: Operation,
+    /// `None` after the shut-down.
+    writer: Option<Writer>,
+    writable: Arc<Event>,
     /// What was read and not taken: a part of the read's buffer.
     unread: std::ops::Range<usize>,
     /// Bytes of a chunk's head that have come.
@@ -132,10 +140,15 @@ pub(super) struct Pipe {
 impl Pipe {
     /// `readable` is signalled while something is there or the end, `writable` while no write is
     /// under way.
-    pub(super) fn new(handle: OwnedHandle, readable: Arc<Event>, writable: Arc<Event>) -> Self {
+    pub(super) fn new(
+        handle: OwnedHandle,
+        readable: Arc<Event>,
+        writable: Arc<Event>,
+    ) -> io::Result<Self> {
         let mut pipe = Self {
             reading: Operation::new(readable),
-            writing: Operation::new(writable),
+            writer: Some(Writer::new(&handle, writable.clone())?),
+            writable,
             unread: 0..0,
             head: Vec::new(),
             left: 0,
@@ -144,19 +157,19 @@ impl Pipe {
             copied: 0,
             handle: Some(handle),
         };
-        pipe.reading.buffer = vec![0; READ_BUFFER];
+        pipe.reading.buffer = vec![0; LEAST_READ];
         pipe.read_on();
-        pipe
+        Ok(pipe)
     }
 
     /// The end, from this side.
     pub(super) fn shut_down(&mut self) {
         self.reading.cancel();
-        self.writing.cancel();
+        self.writer = None;
         self.handle = None;
         self.unread = 0..0;
         self.end();
-        self.writing.event.set();
+        self.writable.set();
     }
 
     /// Begins to read, for as long as there is a peer.
@@ -210,6 +223,12 @@ impl Pipe {
     /// Reads on when all is taken. Only now may the buffer change.
     fn taken(&mut self) {
         if self.unread.is_empty() && !self.ended {
+            let (count, size) = (self.unread.end, self.reading.buffer.len());
+            if count == size && size < MOST_READ {
+                self.reading.buffer = vec![0; MOST_READ.min(size * 8)];
+            } else if count < size / 8 {
+                self.reading.buffer = vec![0; LEAST_READ];
+            }
             self.read_on();
         }
     }
@@ -248,34 +267,28 @@ impl Pipe {
 
     /// Whether the last write is over.
     pub(super) fn has_room(&mut self) -> io::Result<bool> {
-        if self.handle.is_none() {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        if self.writing.running.is_none() {
+        let writer = self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        if !writer.is_running() {
             return Ok(true);
         }
-        match self.writing.outcome(false) {
+        match writer.outcome() {
             Outcome::Running => Ok(false),
             Outcome::Done(_) => Ok(true),
-            Outcome::Failed(code) => Err(self.write_error(code)),
+            Outcome::Failed(code) => Err(write_error(code)),
         }
     }
 
     pub(super) fn write(&mut self, chunk: Vec<u8>) -> io::Result<()> {
-        let pipe = self.handle.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
-        self.writing.buffer = chunk;
-        let begun = self.writing.write(pipe);
-        begun.map_err(|code| self.write_error(code))
+        let writer = self.writer.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        writer.write(chunk).map_err(write_error)
     }
+}
 
-    fn write_error(&self, code: u32) -> io::Error {
-        // Whoever wants to send more must not wait for it.
-        self.writing.event.set();
-        if is_end(code) {
-            return io::ErrorKind::BrokenPipe.into();
-        }
-        os_error(code)
+fn write_error(code: u32) -> io::Error {
+    if is_end(code) {
+        return io::ErrorKind::BrokenPipe.into();
     }
+    os_error(code)
 }
 
 #[cfg(test)]
