@@ -22,7 +22,7 @@ use std::future::poll_fn;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use tokio::runtime::{Handle, Runtime};
 
@@ -88,7 +88,7 @@ fn links() -> (Link, Link) {
 /// Answers requests and pings until it is told to stop, or has answered so many.
 fn serve(link: &mut Link, stop: &AtomicBool, mut answers: usize) {
     let (mut reassembly, mut buffer) = (Reassembly::new(1 << 20), Vec::new());
-    while answers > 0 && !stop.load(SeqCst) {
+    while answers > 0 && !stop.load(Relaxed) {
         let reply = match next_incoming(&mut link.rx, &mut reassembly, &mut buffer).unwrap() {
             None => {
                 link.rx.release();
@@ -111,7 +111,7 @@ fn serve(link: &mut Link, stop: &AtomicBool, mut answers: usize) {
         while !reply.stage(&mut link.tx).unwrap() {
             link.tx.publish();
             thread::yield_now();
-            if stop.load(SeqCst) {
+            if stop.load(Relaxed) {
                 return;
             }
         }
@@ -139,7 +139,7 @@ impl World {
         Self {
             runtime: runtime.handle().clone(),
             reactor: thread::spawn(move || {
-                while !stopped.load(SeqCst) {
+                while !stopped.load(Relaxed) {
                     runtime.block_on(tokio::task::yield_now());
                     thread::yield_now();
                 }
@@ -156,7 +156,7 @@ impl World {
 
     /// Ends the servers that live, when all else has ended.
     pub(crate) fn end(self) {
-        self.stop.store(true, SeqCst);
+        self.stop.store(true, Relaxed);
         drop(self.reactor.join().unwrap());
     }
 
