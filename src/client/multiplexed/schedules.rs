@@ -260,7 +260,7 @@ fn call_until_the_end(client: Client, _: usize) {
 /// Runs as many of each kind of schedule: at random, and with few changes from one thread to another, at
 /// places of which each has its chance.
 pub(crate) fn check(test: fn()) {
-    const SCHEDULES: usize = 3000;
+    const SCHEDULES: usize = 1000;
     let mut config = shuttle::Config::new();
     config.max_steps = shuttle::MaxSteps::FailAfter(STEPS);
     config.stack_size = 256 << 10;
