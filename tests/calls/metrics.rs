@@ -399,7 +399,7 @@ fn the_end_of_a_server_is_seen_and_its_last_words_stay() {
     assert!(observer.snapshot().is_draining);
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     every_call_is_counted_once_by_how_it_ended,
     with_one_in_one_every_call_is_in_the_histograms,
     without_sampling_there_are_counters_and_no_times,
