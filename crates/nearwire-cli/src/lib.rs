@@ -62,9 +62,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Top(top::Top),
     Demo(demo::Demo),
-    /// Measure: the hardware, and what is made of it.
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     Doctor(doctor::Doctor),
     Man(manual::Man),
     Completions(manual::Completions),
