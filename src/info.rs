@@ -3,7 +3,8 @@
 use crate::error::Identity;
 use crate::link::Shared;
 use crate::proto::handshake::{
-    FEATURE_ASYMMETRIC_FENCES, FEATURE_SOCKET_TRANSPORT, FEATURE_TRACE_CONTEXT,
+    FEATURE_ASYMMETRIC_FENCES, FEATURE_MPMC_TRANSPORT, FEATURE_SOCKET_TRANSPORT,
+    FEATURE_TRACE_CONTEXT,
 };
 use crate::settings::Transport;
 use crate::waiter::Fences;
@@ -20,6 +21,7 @@ pub fn feature_names(features: u64) -> Vec<String> {
         FEATURE_ASYMMETRIC_FENCES => "asymmetric fences".to_owned(),
         FEATURE_TRACE_CONTEXT => "trace context".to_owned(),
         FEATURE_SOCKET_TRANSPORT => "socket transport".to_owned(),
+        FEATURE_MPMC_TRANSPORT => "mpmc transport".to_owned(),
         _ => format!("bit {bit}"),
     };
     bits.map(name).collect()

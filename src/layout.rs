@@ -81,7 +81,7 @@ pub const fn segment_len(capacity: usize, page: usize) -> usize {
 ///        +40  body             up to BODY bytes of one client's ring
 /// ```
 #[cfg(feature = "mpmc_transport")]
-#[cfg_attr(any(loom, not(test)), allow(dead_code))]
+#[cfg_attr(loom, allow(dead_code))]
 pub(crate) mod queue {
     use super::WORD;
 

@@ -37,9 +37,8 @@
 
 pub mod layout;
 pub mod proto;
-// No connection uses it yet.
 #[cfg(feature = "mpmc_transport")]
-#[cfg_attr(any(loom, not(test)), allow(dead_code))]
+#[cfg_attr(loom, allow(dead_code))]
 mod queue;
 pub mod ring;
 mod sync;
@@ -142,3 +141,8 @@ struct Readme;
 #[cfg(all(doctest, feature = "serde", feature = "bb8", feature = "tower"))]
 #[doc = include_str!("../docs/04-CONNECTION-POOL-MANAGEMENT.md")]
 struct ConnectionPoolManagement;
+
+/// And those of the page about the way from the mpmc transport.
+#[cfg(all(doctest, feature = "tokio", feature = "mpmc_transport"))]
+#[doc = include_str!("../docs/IPC_MIGRATION_SPSC.md")]
+struct Migration;

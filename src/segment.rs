@@ -20,12 +20,12 @@
 
 mod copy;
 mod page;
-// Linux alone can hand out such memory so far.
-#[cfg(all(feature = "mpmc_transport", target_os = "linux"))]
-#[cfg_attr(not(test), allow(dead_code))]
+#[cfg(feature = "mpmc_transport")]
 mod shared;
 
 pub(crate) use page::{Block, OwnPage, PageView};
+#[cfg(feature = "mpmc_transport")]
+pub(crate) use shared::QueueWords;
 
 use crate::layout::{self, WORD};
 use crate::ring::{Cursors, InPlace, Sink, Source};
@@ -217,6 +217,12 @@ impl LocalSegment {
     /// Whether the segment really is made of huge pages.
     pub(crate) fn huge_pages(&self) -> bool {
         self.huge_pages
+    }
+
+    /// Its words.
+    #[cfg(feature = "mpmc_transport")]
+    pub(crate) fn words(&self) -> &LocalWords {
+        &self.words
     }
 
     /// The two ways to use it: words from anywhere, data by one producer.

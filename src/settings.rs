@@ -1,9 +1,10 @@
 //! Settings that several layers share.
 
-use crate::error::Identity;
+use crate::error::{Error, Identity};
 use crate::sys::ControlSocket;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub enum Transport {
     SharedMemory,
     /// The control socket (on Windows the named pipe): every batch is copied through the kernel.
     Socket,
+    /// Requests by one queue that all clients of the server write, replies by a ring.
+    Mpmc,
 }
 
 impl std::fmt::Display for Transport {
@@ -47,6 +50,7 @@ impl std::fmt::Display for Transport {
         f.write_str(match self {
             Transport::SharedMemory => "shared memory",
             Transport::Socket => "socket",
+            Transport::Mpmc => "mpmc",
         })
     }
 }
@@ -65,16 +69,76 @@ pub enum TransportPolicy {
     SharedMemoryOnly,
     /// The socket alone. What the other side sends never lies in memory that it can change later.
     SocketOnly,
+    /// The request queue that all clients of a server share, where the other side offers it; else as
+    /// [`PreferSharedMemory`](Self::PreferSharedMemory). A server of this policy serves clients of
+    /// either kind at the same time.
+    ///
+    /// All clients of the queue can read, change and block each other's requests: for programs that
+    /// trust one another, on their way from such a transport. Needs the cargo feature
+    /// `mpmc_transport`, and Linux; for calls only.
+    PreferMpmc,
+    /// That queue or no connection.
+    MpmcOnly,
+}
+
+impl FromStr for TransportPolicy {
+    type Err = Error;
+
+    /// Reads what a configuration says: `any`, `spsc` (or `shared-memory`), `socket`, `prefer-mpmc`,
+    /// `mpmc`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with these names.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Ok(match text {
+            "any" => Self::PreferSharedMemory,
+            "spsc" | "shared-memory" => Self::SharedMemoryOnly,
+            "socket" => Self::SocketOnly,
+            "prefer-mpmc" => Self::PreferMpmc,
+            "mpmc" => Self::MpmcOnly,
+            _ => {
+                return Err(Error::Setting {
+                    setting: "transport",
+                    rule: "any, spsc (or shared-memory), socket, prefer-mpmc or mpmc",
+                });
+            }
+        })
+    }
 }
 
 impl TransportPolicy {
+    /// What carries calls, if nobody `said`: what `NEARWIRE_TRANSPORT` says, in builds that can be on
+    /// their way from one transport to another; else the default.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the variable says something else than [`from_str`](Self::from_str) reads.
+    pub(crate) fn of_calls(said: Option<Self>) -> Result<Self, Error> {
+        #[cfg(feature = "mpmc_transport")]
+        if said.is_none()
+            && let Some(text) = std::env::var_os("NEARWIRE_TRANSPORT")
+        {
+            return text.to_string_lossy().parse().map_err(|error| match error {
+                Error::Setting { rule, .. } => Error::Setting {
+                    setting: "NEARWIRE_TRANSPORT",
+                    rule,
+                },
+                error => error,
+            });
+        }
+        Ok(said.unwrap_or_default())
+    }
+
     /// What this build can do of it.
     pub(crate) fn offers_shared_memory(self) -> bool {
         cfg!(feature = "spsc_transport") && self != Self::SocketOnly
     }
 
     pub(crate) fn offers_socket(self) -> bool {
-        self != Self::SharedMemoryOnly
+        !matches!(self, Self::SharedMemoryOnly | Self::MpmcOnly)
+    }
+
+    pub(crate) fn offers_mpmc(self) -> bool {
+        matches!(self, Self::PreferMpmc | Self::MpmcOnly)
     }
 }
 

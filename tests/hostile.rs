@@ -17,6 +17,9 @@ mod bystander;
 mod doorbells;
 #[path = "hostile/handshakes.rs"]
 mod handshakes;
+#[cfg(feature = "mpmc_transport")]
+#[path = "hostile/queue.rs"]
+mod queue;
 #[path = "hostile/raw.rs"]
 mod raw;
 // The server of the calls' tests, with all its methods.
@@ -40,6 +43,8 @@ fn child_process() {
         ("bystander", bystander::call),
         ("doorbell", doorbells::abuse),
         ("storm", storm::rage),
+        #[cfg(feature = "mpmc_transport")]
+        ("queue storm", queue::rage),
         ("hostile server", servers::serve),
         ("victims", servers::suffer),
     ]);

@@ -48,7 +48,7 @@ pub struct ClientBuilder {
     ring: usize,
     max_message: usize,
     memory: Memory,
-    transports: TransportPolicy,
+    transports: Option<TransportPolicy>,
     pub(crate) spin: Spin,
     timeout: Duration,
     peers: PeerPolicy,
@@ -69,7 +69,7 @@ impl ClientBuilder {
             ring: layout::DEFAULT_CAPACITY,
             max_message: 64 << 20,
             memory: Memory::default(),
-            transports: TransportPolicy::default(),
+            transports: None,
             spin: Spin::default(),
             timeout: Duration::from_secs(5),
             peers: PeerPolicy::default(),
@@ -101,10 +101,11 @@ impl ClientBuilder {
     }
 
     /// Sets what may carry the connection. Default: shared memory, and the socket where there is
-    /// none.
+    /// none. With the cargo feature `mpmc_transport` the environment variable `NEARWIRE_TRANSPORT` may
+    /// say something else for calls, in the words of [`TransportPolicy`]'s `FromStr`.
     #[must_use]
     pub fn transport(mut self, policy: TransportPolicy) -> Self {
-        self.transports = policy;
+        self.transports = Some(policy);
         self
     }
 
@@ -174,6 +175,10 @@ impl ClientBuilder {
 
     pub(crate) fn link(&self, name: &str, mode: Mode) -> Result<Link> {
         self.check()?;
+        let transports = match mode {
+            Mode::Calls => TransportPolicy::of_calls(self.transports)?,
+            _ => self.transports.unwrap_or_default(),
+        };
         let wishes = Wishes {
             mode,
             withheld: 0,
@@ -182,7 +187,7 @@ impl ClientBuilder {
             max_message: self.max_message as u64,
             stream_credits: STREAM_CREDITS,
             memory: self.memory,
-            transports: self.transports,
+            transports,
             label: self.label.clone(),
             timeout: self.timeout,
             policy: self.peers.clone(),

@@ -6,15 +6,17 @@
 #[cfg(feature = "spsc_transport")]
 mod memory;
 
+#[cfg(feature = "mpmc_transport")]
+use super::requests::{RequestQueue, Requests};
 use super::socket::Pump;
 use super::{Carrier, Link, Shared, Terms};
 use crate::error::{Error, Identity, Result, Violation};
 use crate::layout;
 use crate::name::Place;
 use crate::proto::handshake::{
-    ClientHandshake, ClientLimits, ClientStep, FEATURE_ASYMMETRIC_FENCES, FEATURE_SOCKET_TRANSPORT,
-    FEATURE_TRACE_CONTEXT, HandshakeError, Hello, MAX_SOCKET_RING, Method, Offer, RejectCode,
-    ServerHandshake, ServerPolicy, ServerStep, VERSIONS,
+    ClientHandshake, ClientLimits, ClientStep, FEATURE_ASYMMETRIC_FENCES, FEATURE_MPMC_TRANSPORT,
+    FEATURE_SOCKET_TRANSPORT, FEATURE_TRACE_CONTEXT, HandshakeError, Hello, MAX_SOCKET_RING,
+    Method, Offer, RejectCode, ServerHandshake, ServerPolicy, ServerStep, VERSIONS,
 };
 use crate::proto::mode::Mode;
 use crate::settings::{Memory, PeerPolicy, TransportPolicy};
@@ -40,6 +42,23 @@ pub(crate) fn features(transports: TransportPolicy) -> Result<(u64, u64)> {
     }
     if transports.offers_socket() {
         offered |= FEATURE_SOCKET_TRANSPORT;
+    }
+    if transports.offers_mpmc() {
+        let rule = if !cfg!(feature = "mpmc_transport") {
+            "one that this build has: it was built without the feature mpmc_transport"
+        } else if !cfg!(target_os = "linux") {
+            "one that this system has: mpmc is for Linux alone so far"
+        } else {
+            ""
+        };
+        if !rule.is_empty() {
+            let setting = "transport";
+            return Err(Error::Setting { setting, rule });
+        }
+        offered |= FEATURE_MPMC_TRANSPORT;
+    }
+    if transports == TransportPolicy::MpmcOnly {
+        required |= FEATURE_MPMC_TRANSPORT;
     }
     if !transports.offers_shared_memory() {
         required |= FEATURE_SOCKET_TRANSPORT;
@@ -125,7 +144,7 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
     let shared = if handshake.is_over_socket() {
         None
     } else {
-        let made = memory::of_client(handles, &bell, to_server, to_client, &wishes.memory);
+        let made = memory::of_client(handles, &bell, &welcome, &wishes.memory);
         memory::or_socket(made, welcome.features)?
     };
     // Kept until the server says that it has them.
@@ -172,6 +191,8 @@ pub(crate) fn connect(place: &Place, wishes: &Wishes) -> Result<Link> {
         name: Some(place.path.clone()),
         #[cfg(feature = "spsc_transport")]
         reserved: None,
+        #[cfg(feature = "mpmc_transport")]
+        requests: None,
     };
     #[cfg(feature = "spsc_transport")]
     if let Some(shared) = shared {
@@ -208,6 +229,8 @@ struct Parts {
     name: Option<PathBuf>,
     #[cfg(feature = "spsc_transport")]
     reserved: Option<Reserved>,
+    #[cfg(feature = "mpmc_transport")]
+    requests: Option<Requests>,
 }
 
 impl Parts {
@@ -222,6 +245,8 @@ impl Parts {
             name: self.name,
             #[cfg(feature = "spsc_transport")]
             _reserved: self.reserved,
+            #[cfg(feature = "mpmc_transport")]
+            requests: self.requests,
             closed: Default::default(),
         })
     }
@@ -232,7 +257,7 @@ impl Parts {
         terms.ring_out = terms.ring_out.min(MAX_SOCKET_RING as usize);
         terms.ring_in = terms.ring_in.min(MAX_SOCKET_RING as usize);
         terms.fences = Fences::Symmetric;
-        terms.features &= !FEATURE_ASYMMETRIC_FENCES;
+        terms.features &= !(FEATURE_ASYMMETRIC_FENCES | FEATURE_MPMC_TRANSPORT);
         let (pump, ends) = Pump::new(terms.ring_out, terms.ring_in, received);
         let shared = self.into_shared(Carrier::Socket(Box::new(pump)), false);
         let (tx, rx) = ends.into_halves(&shared);
@@ -363,6 +388,9 @@ pub(crate) struct Grants {
     pub(crate) mapped: Arc<MappedMemory>,
     pub(crate) label: String,
     pub(crate) methods: Arc<[Method]>,
+    /// Where requests go of clients that agree on it.
+    #[cfg(feature = "mpmc_transport")]
+    pub(crate) requests: Option<Arc<RequestQueue>>,
     /// What observers get, if there is anything, and its length in bytes.
     pub(crate) counters: Option<(Arc<Handle>, u64)>,
     /// How long a client may take to shake hands.
@@ -622,6 +650,10 @@ impl Accepting {
         {
             let handles = handles.into_iter().flatten();
             self.unsent_handles = handles.map(Arc::new).collect();
+            #[cfg(feature = "mpmc_transport")]
+            if let (Some(_), Some(requests)) = (&memory, self.requests()) {
+                self.unsent_handles.push(requests.handle());
+            }
         }
         let terms = Terms {
             features: agreed.features,
@@ -644,6 +676,13 @@ impl Accepting {
             terms,
         });
         Ok(())
+    }
+
+    /// The server's request queue, if it was agreed on.
+    #[cfg(feature = "mpmc_transport")]
+    fn requests(&self) -> Option<&Arc<RequestQueue>> {
+        let agreed = self.features & FEATURE_MPMC_TRANSPORT != 0;
+        self.grants.requests.as_ref().filter(|_| agreed)
     }
 
     /// Sends what is unsent. True if nothing is.
@@ -675,7 +714,13 @@ impl Accepting {
         let opened = match offered.memory {
             Some(memory) if self.brings_segment => {
                 let handles = std::mem::take(&mut self.handles);
-                let opened = memory::open(memory, handles, offered.terms.ring_in);
+                let opened = memory::open(memory, handles, &offered.terms);
+                #[cfg(feature = "mpmc_transport")]
+                let opened = opened.map(|opened| match self.requests() {
+                    // Requests may come as soon as the client knows that this side is ready.
+                    Some(requests) => opened.with_queue(requests, &offered.terms),
+                    None => opened,
+                });
                 match memory::or_socket(opened, self.features) {
                     Ok(opened) => opened,
                     Err(error) => return Err((error, true, Box::new(self))),
@@ -727,6 +772,8 @@ impl Accepting {
             name: None,
             #[cfg(feature = "spsc_transport")]
             reserved: None,
+            #[cfg(feature = "mpmc_transport")]
+            requests: None,
         };
         let reader = self.handshake.into_reader();
         #[cfg(feature = "spsc_transport")]

@@ -12,6 +12,8 @@ mod incoming;
 mod observe;
 mod outbox;
 mod outgoing;
+#[cfg(feature = "mpmc_transport")]
+mod requests;
 mod rx;
 mod socket;
 mod tx;
@@ -26,6 +28,8 @@ pub(crate) use outbox::Outbox;
 #[cfg(feature = "tokio")]
 pub(crate) use outbox::Withdrawn;
 pub(crate) use outgoing::{Outgoing, stage_frame, stage_plain, whole_max};
+#[cfg(feature = "mpmc_transport")]
+pub(crate) use requests::RequestQueue;
 pub(crate) use rx::{Record, Rx};
 pub(crate) use tx::Tx;
 pub(crate) use wait::{Waited, Waiter, Wanted};
@@ -109,6 +113,9 @@ pub(crate) struct Shared {
     /// A server's: what the connection has of the memory that all may map.
     #[cfg(feature = "spsc_transport")]
     _reserved: Option<establish::Reserved>,
+    /// What it has of the server's request queue, if it goes through that.
+    #[cfg(feature = "mpmc_transport")]
+    requests: Option<requests::Requests>,
     /// Set once, when the connection is over.
     closed: OnceLock<CloseReason>,
 }
@@ -159,6 +166,11 @@ impl Shared {
             match &self.carrier {
                 #[cfg(feature = "spsc_transport")]
                 Carrier::Memory { .. } => {
+                    // The server frees what this side has claimed when it knows of the end.
+                    #[cfg(feature = "mpmc_transport")]
+                    if let Some(requests::Requests::Fed(feed)) = &self.requests {
+                        lock(feed).stop();
+                    }
                     let _ = self.control.send(&message, &[]);
                     self.control.shut_down();
                 }
@@ -315,7 +327,7 @@ impl Shared {
     fn flush_on(self: &Arc<Self>) -> bool {
         match &self.carrier {
             #[cfg(feature = "spsc_transport")]
-            Carrier::Memory { .. } => false,
+            Carrier::Memory { .. } => self.feed_on(),
             Carrier::Socket(pump) => {
                 let flushed = {
                     let mut outward = pump.outward();
@@ -348,6 +360,8 @@ impl Shared {
     /// What carries the frames.
     pub(crate) fn transport(&self) -> Transport {
         match &self.carrier {
+            #[cfg(feature = "mpmc_transport")]
+            Carrier::Memory { .. } if self.requests.is_some() => Transport::Mpmc,
             #[cfg(feature = "spsc_transport")]
             Carrier::Memory { .. } => Transport::SharedMemory,
             Carrier::Socket(_) => Transport::Socket,
@@ -357,6 +371,75 @@ impl Shared {
     /// Whether the socket carries the frames.
     pub(crate) fn is_over_socket(&self) -> bool {
         self.transport() == Transport::Socket
+    }
+
+    /// Whether this side's frames go into the server's request queue.
+    pub(crate) fn feeds_queue(&self) -> bool {
+        #[cfg(feature = "mpmc_transport")]
+        return matches!(self.requests, Some(requests::Requests::Fed(_)));
+        #[cfg(not(feature = "mpmc_transport"))]
+        false
+    }
+
+    /// Puts into the request queue what is published up to `position`, and the end of the ring if it
+    /// is there. What the queue has no room for is sent by another thread.
+    #[cfg(feature = "mpmc_transport")]
+    fn feed(self: &Arc<Self>, position: u64, ends: bool) {
+        let Some(requests::Requests::Fed(feed)) = &self.requests else {
+            return;
+        };
+        {
+            let mut feed = lock(feed);
+            let is_sent = if ends {
+                feed.close(position)
+            } else {
+                feed.publish(position)
+            };
+            if is_sent || feed.is_with_flusher {
+                return;
+            }
+            feed.is_with_flusher = true;
+        }
+        if let Err(error) = socket::flush_later(self.clone()) {
+            tracing::error!(%error, "a connection cannot be flushed");
+            self.control.shut_down();
+        }
+    }
+
+    /// What the flusher does for a request queue, now and then. False: all is sent.
+    #[cfg(feature = "spsc_transport")]
+    fn feed_on(&self) -> bool {
+        #[cfg(feature = "mpmc_transport")]
+        if let (Carrier::Memory { peer_bell, .. }, Some(requests::Requests::Fed(feed))) =
+            (&self.carrier, &self.requests)
+        {
+            let mut feed = lock(feed);
+            if self.closed().is_some() {
+                feed.stop();
+            }
+            // Decided under the lock: who publishes later does not count on the flusher.
+            feed.is_with_flusher = !feed.send();
+            if feed.is_server_due() {
+                peer_bell.ring();
+            }
+            return feed.is_with_flusher;
+        }
+        false
+    }
+
+    /// The worker that owns the connection: requests that come through the queue are this one's.
+    ///
+    /// # Errors
+    /// What the client did wrong before there was an owner; the connection is closed then.
+    #[cfg(feature = "mpmc_transport")]
+    pub(crate) fn adopt_requests(self: &Arc<Self>, worker: usize, key: usize) -> Result<(), Error> {
+        match &self.requests {
+            Some(requests::Requests::Taken(registration)) => registration
+                .inlet()
+                .adopt(worker, key)
+                .map_err(|violation| self.violated(violation)),
+            _ => Ok(()),
+        }
     }
 
     /// How long it makes sense to look at the ring before a sleep: over the socket nothing comes
@@ -392,6 +475,11 @@ impl Shared {
     pub(crate) fn control(&self) -> &ControlSocket {
         &self.control
     }
+}
+
+#[cfg(feature = "mpmc_transport")]
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// The reason that a Close gives, if it has arrived whole. Nothing else may come.

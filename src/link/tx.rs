@@ -27,6 +27,9 @@ pub(crate) struct Tx {
     publications: u64,
     /// See [`Shared::tell_of_data`].
     patient: bool,
+    /// Whether what is published goes into a request queue.
+    #[cfg(feature = "mpmc_transport")]
+    feeds: bool,
 }
 
 impl Tx {
@@ -44,6 +47,8 @@ impl Tx {
             peer,
             waking: Waking::new(fences),
             parking: Parking::new(fences),
+            #[cfg(feature = "mpmc_transport")]
+            feeds: shared.feeds_queue(),
             shared,
             rings: 0,
             publications: 0,
@@ -87,6 +92,7 @@ impl Tx {
         match self.producer.push(tag, body) {
             Ok(()) => {
                 self.publications += 1;
+                self.feed(false);
                 if self.is_peer_due() {
                     self.ring();
                 }
@@ -102,6 +108,7 @@ impl Tx {
     pub(crate) fn publish(&mut self) {
         if self.producer.publish() {
             self.publications += 1;
+            self.feed(false);
             if self.is_peer_due() {
                 self.ring();
             }
@@ -140,6 +147,7 @@ impl Tx {
     /// Ends this direction: the peer sees everything published and then the end.
     pub(crate) fn close(&mut self) {
         self.producer.close();
+        self.feed(true);
         if self.is_peer_due() {
             self.ring();
         }
@@ -176,6 +184,17 @@ impl Tx {
     /// Bytes sent so far, records' overhead included.
     pub(crate) fn bytes(&self) -> u64 {
         self.producer.bytes()
+    }
+
+    /// Everything staged was published, and the ring ended perhaps: sends it on if it is not the peer
+    /// that reads the ring.
+    #[inline(always)]
+    fn feed(&self, ends: bool) {
+        #[cfg(feature = "mpmc_transport")]
+        if self.feeds {
+            self.shared.feed(self.producer.position(), ends);
+        }
+        let _ = ends;
     }
 
     /// Whether the peer must be woken, now that something was published.

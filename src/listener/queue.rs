@@ -149,6 +149,12 @@ impl ListenerBuilder {
         let place = name::Place::of(name)?;
         let limits = self.limits;
         check_limits(&limits)?;
+        if self.transports.offers_mpmc() {
+            return Err(Error::Setting {
+                setting: "transport",
+                rule: "one that carries messages and bytes: mpmc carries calls alone",
+            });
+        }
         let (features_supported, features_required) = features(self.transports)?;
         let label = fitting_label(self.label.as_deref().unwrap_or(name));
         let grants = Grants {
@@ -169,6 +175,8 @@ impl ListenerBuilder {
             mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: Arc::new([]),
+            #[cfg(feature = "mpmc_transport")]
+            requests: None,
             counters: None,
             timeout: self.handshake_timeout,
         };

@@ -7,7 +7,7 @@ use super::layout::{
 use super::names::{Counter, Distribution, Gauge};
 use super::slots::{self, State};
 use crate::layout::WORD;
-use crate::proto::handshake::FEATURE_SOCKET_TRANSPORT;
+use crate::proto::handshake::{FEATURE_MPMC_TRANSPORT, FEATURE_SOCKET_TRANSPORT};
 use crate::segment::PageView;
 use crate::settings::Transport;
 use crate::sys::monotonic;
@@ -352,9 +352,10 @@ impl ConnectionSnapshot {
                 producer_parked: parked(1),
             },
             features: words[slot::FEATURES],
-            transport: match words[slot::FEATURES] & FEATURE_SOCKET_TRANSPORT {
-                0 => Transport::SharedMemory,
-                _ => Transport::Socket,
+            transport: match words[slot::FEATURES] {
+                features if features & FEATURE_SOCKET_TRANSPORT != 0 => Transport::Socket,
+                features if features & FEATURE_MPMC_TRANSPORT != 0 => Transport::Mpmc,
+                _ => Transport::SharedMemory,
             },
             huge_pages: words[slot::HUGE_PAGES] != 0,
         }

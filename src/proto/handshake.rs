@@ -10,6 +10,8 @@
 //!   |  <- Close --------------------- Close -> |  either side, says why; then end of file
 //! ```
 //!
+//! With the mpmc transport the Welcome has a third descriptor, that of the server's request queue.
+//!
 //! A connection over the socket has no descriptors, and after Ready the socket carries its frames.
 //! Each side may turn to it up to its last message: the Welcome, the Accept or the Ready says so.
 //!
@@ -56,6 +58,10 @@ pub const FEATURE_TRACE_CONTEXT: u64 = 1 << 1;
 /// Feature bit: the frames may go over the socket instead of shared memory. Who requires it takes
 /// nothing else; who does not offer it takes shared memory alone.
 pub const FEATURE_SOCKET_TRANSPORT: u64 = 1 << 8;
+
+/// Feature bit: the client's frames go through the server's request queue, which all clients that
+/// agreed on this may write, and not through a ring of their own. Who requires it takes nothing else.
+pub const FEATURE_MPMC_TRANSPORT: u64 = 1 << 9;
 
 /// Largest capacity, in bytes, of the rings of a connection over the socket, whatever was granted:
 /// they bound a record's length and what a side holds of the connection. Larger ones carry nothing

@@ -16,7 +16,7 @@
 //! quotient. A slot's word has a lap (32 bits), an owner (30 bits) and a state (2 bits):
 //!
 //! ```text
-//!            claim, by CAS              fill, by store            take: CAS of the head, copy out
+//!            claim, by CAS              fill, by CAS              take: CAS of the head, copy out
 //! free(lap) ---------------> claimed(lap) ----------> full(lap) ---------------> free(lap + 1)
 //!                                  |  owner is dead                                   ^
 //!                                  +-----------------> skipped(lap) ------------------+
@@ -100,6 +100,11 @@ pub(crate) trait Memory {
     }
 }
 
+/// The owner by which the queue knows a producer of this name.
+pub(crate) fn owner(name: u64) -> u64 {
+    name & OWNER
+}
+
 /// Where a position lies.
 #[inline(always)]
 fn place<M: Memory>(memory: &M, position: u64) -> (usize, u64) {
@@ -144,8 +149,10 @@ impl<M: Memory> Producer<M> {
                 }
                 self.advance(tail);
                 memory.fill(slot, head, body);
+                // By a swap, for the server may have freed the slot of a client with which it has
+                // broken, and another may have it by now.
                 // SYNC: slot-full
-                word.store(lap | self.owner | FULL, Release);
+                let _ = word.compare_exchange(claimed, lap | self.owner | FULL, Release, Relaxed);
                 return true;
             }
             // Positions of the same slot are a lap apart, and laps wrap.
@@ -174,6 +181,8 @@ pub(crate) enum Popped {
     Nothing,
     /// This head, with a body of the length that `length` made of it.
     Record(Head, usize),
+    /// A slot whose owner was gone before it was filled. It was freed.
+    Skipped,
     /// A slot that no honest producer leaves so. It was freed.
     Damaged,
 }
@@ -191,6 +200,12 @@ impl<M: Memory> Consumer<M> {
     pub(crate) fn new(memory: M) -> Self {
         let head = AtomicU64::new(0);
         Self { memory, head }
+    }
+
+    #[cfg(test)]
+    #[cfg_attr(loom, allow(dead_code))]
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
     }
 
     /// Whether a [`pop`](Self::pop) would come by something.
@@ -241,21 +256,37 @@ impl<M: Memory> Consumer<M> {
             let (_, next_lap) = place(&self.memory, head.wrapping_add(self.memory.slots() as u64));
             // SYNC: slot-free
             word.store(next_lap | FREE, Release);
+            // Not the next one at once: who writes such slots all the time must not keep this one at it.
             if seen & STATE == SKIPPED && seen >> LAP_SHIFT == lap >> LAP_SHIFT {
-                continue;
+                return Popped::Skipped;
             }
             return popped;
         }
     }
 
-    /// Lets consumers skip what `owner` has claimed and not filled. It must be known not to write
-    /// any more.
+    /// Who has claimed the next slot and not filled it yet, if that is what
+    /// [`pop`](Self::pop) waits for.
+    pub(crate) fn waits_for(&self) -> Option<u64> {
+        let (slot, lap) = place(&self.memory, self.head.load(Relaxed));
+        let seen = self.memory.word(slot, 0).load(Relaxed);
+        let claimed = seen & STATE == CLAIMED && seen >> LAP_SHIFT == lap >> LAP_SHIFT;
+        claimed.then_some(seen >> OWNER_SHIFT & OWNER)
+    }
+
+    /// Lets consumers skip what `owner` has claimed and not filled. It should be known not to write
+    /// any more: a body that it still writes may be in a slot that has become another's.
     pub(crate) fn skip_claims(&self, owner: u64) {
         let claimed = (owner & OWNER) << OWNER_SHIFT | CLAIMED;
         let mask = OWNER << OWNER_SHIFT | STATE;
-        for slot in 0..self.memory.slots() {
+        let head = self.head.load(Relaxed);
+        for ahead in 0..self.memory.slots() as u64 {
+            let (slot, lap) = place(&self.memory, head.wrapping_add(ahead));
             let word = self.memory.word(slot, 0);
             let seen = word.load(Relaxed);
+            if seen == lap | FREE {
+                // Nothing is claimed behind this one (invariant 1).
+                break;
+            }
             if seen & mask == claimed {
                 let skipped = seen & !mask | SKIPPED;
                 // Only a hostile producer can have changed it meanwhile.

@@ -61,10 +61,13 @@ impl Memory for Heap {
 }
 
 fn pop(consumer: &Consumer<Heap>) -> Option<u64> {
-    match consumer.pop(&mut [0; BODY], |_| Some(0)) {
-        Popped::Record(head, _) => Some(head[0]),
-        Popped::Nothing => None,
-        Popped::Damaged => panic!("damaged"),
+    loop {
+        match consumer.pop(&mut [0; BODY], |_| Some(0)) {
+            Popped::Record(head, _) => return Some(head[0]),
+            Popped::Nothing => return None,
+            Popped::Skipped => {}
+            Popped::Damaged => panic!("damaged"),
+        }
     }
 }
 

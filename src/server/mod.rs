@@ -18,6 +18,8 @@ pub use outlet::ItemSender;
 
 use crate::error::{Error, Result, Status};
 use crate::layout;
+#[cfg(feature = "mpmc_transport")]
+use crate::link::RequestQueue;
 use crate::link::{Grants, Link, MappedMemory, features};
 use crate::listener::{Acceptor, Admission};
 use crate::metrics::{Counter, CountersPage, DEFAULT_SAMPLING, Reader, Snapshot};
@@ -119,7 +121,7 @@ pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
     memory: Memory,
-    transports: TransportPolicy,
+    transports: Option<TransportPolicy>,
     spin: Spin,
     peers: PeerPolicy,
     workers: Option<usize>,
@@ -137,7 +139,7 @@ impl ServerBuilder {
             methods: Methods::default(),
             limits: Limits::default(),
             memory: Memory::default(),
-            transports: TransportPolicy::default(),
+            transports: None,
             spin: Spin::default(),
             peers: PeerPolicy::default(),
             workers: None,
@@ -392,10 +394,11 @@ impl ServerBuilder {
     }
 
     /// Sets what may carry the connections. Default: shared memory, and the socket where there is
-    /// none.
+    /// none. With the cargo feature `mpmc_transport` the environment variable `NEARWIRE_TRANSPORT` may
+    /// say something else, in the words of [`TransportPolicy`]'s `FromStr`.
     #[must_use]
     pub fn transport(mut self, policy: TransportPolicy) -> Self {
-        self.transports = policy;
+        self.transports = Some(policy);
         self
     }
 
@@ -475,7 +478,8 @@ impl ServerBuilder {
         self.methods.check()?;
         let limits = self.limits;
         check_limits(&limits)?;
-        let (features_supported, features_required) = features(self.transports)?;
+        let transports = TransportPolicy::of_calls(self.transports)?;
+        let (features_supported, features_required) = features(transports)?;
         #[cfg(feature = "tokio")]
         let runtime = self
             .runtime
@@ -499,6 +503,12 @@ impl ServerBuilder {
         }
         let workers = self.workers.unwrap_or(cpus.len().div_ceil(4).max(1));
         let methods = Arc::new(self.methods);
+        #[cfg(feature = "mpmc_transport")]
+        let requests = transports
+            .offers_mpmc()
+            .then(RequestQueue::create)
+            .transpose()
+            .map_err(Error::io("create a request queue"))?;
         #[cfg(feature = "tokio")]
         let running = crate::worker::RunningLimit::new(limits.max_running);
         let label = fitting_label(self.label.as_deref().unwrap_or(name));
@@ -517,6 +527,8 @@ impl ServerBuilder {
                         Pin::List(list) => Some(list[number % list.len()]),
                     },
                     page: page.clone(),
+                    #[cfg(feature = "mpmc_transport")]
+                    requests: requests.clone(),
                     #[cfg(feature = "tokio")]
                     running: running.clone(),
                     #[cfg(feature = "tokio")]
@@ -543,6 +555,8 @@ impl ServerBuilder {
             mapped: MappedMemory::new(limits.max_mapped),
             label,
             methods: methods.table(),
+            #[cfg(feature = "mpmc_transport")]
+            requests,
             counters: page.handle(),
             timeout: self.handshake_timeout,
         });

@@ -153,7 +153,7 @@ impl MessageRx {
         // Over the socket nothing comes without a look there.
         let looks_per_control = match open.transport() {
             Transport::Socket => 1,
-            Transport::SharedMemory => LOOKS_PER_CONTROL,
+            Transport::SharedMemory | Transport::Mpmc => LOOKS_PER_CONTROL,
         };
         Self {
             rx,

@@ -40,6 +40,8 @@ fn run(runtime: &Runtime, mut input: Input<'_>) {
         max_in_flight: 4,
         pin_to: None,
         page: Arc::new(page),
+        #[cfg(feature = "mpmc_transport")]
+        requests: None,
         running: RunningLimit::new(6),
         runtime: Some(runtime.handle().clone()),
     };

@@ -34,6 +34,8 @@ pub(crate) use mailbox::{Mail, Mailbox};
 
 use crate::error::{CloseReason, Error, Result, Small};
 use crate::link::Link;
+#[cfg(feature = "mpmc_transport")]
+use crate::link::RequestQueue;
 use crate::metrics::{Counter, CountersPage, Gauge, Sampler, WorkerCounters, WorkerDistributions};
 use crate::proto::handshake::CloseCode;
 use crate::server::methods::Methods;
@@ -58,6 +60,10 @@ const ROOM: usize = 64;
 /// Turns, or empty sweeps, between two looks at the clock.
 const TURNS_PER_CLOCK: usize = 16;
 
+/// How much of the request queue a worker takes between two sweeps.
+#[cfg(feature = "mpmc_transport")]
+const PIECES_PER_SWEEP: usize = 256;
+
 /// How many connections ahead of the one that has its turn lines are fetched (docs: tuning).
 const PREFETCH_AHEAD: usize = 2;
 
@@ -79,10 +85,35 @@ pub(crate) struct WorkerSettings {
     pub(crate) max_in_flight: usize,
     pub(crate) pin_to: Option<usize>,
     pub(crate) page: Arc<CountersPage>,
+    /// Where requests come from of clients that have no ring for them.
+    #[cfg(feature = "mpmc_transport")]
+    pub(crate) requests: Option<Arc<RequestQueue>>,
     #[cfg(feature = "tokio")]
     pub(crate) running: Arc<RunningLimit>,
     #[cfg(feature = "tokio")]
     pub(crate) runtime: Option<tokio::runtime::Handle>,
+}
+
+impl WorkerSettings {
+    /// Whether there is something in the request queue, if there is one.
+    #[inline(always)]
+    fn is_queue_ready(&self) -> bool {
+        #[cfg(feature = "mpmc_transport")]
+        return self
+            .requests
+            .as_ref()
+            .is_some_and(|requests| requests.is_ready());
+        #[cfg(not(feature = "mpmc_transport"))]
+        false
+    }
+
+    /// Sees to it that nobody who is gone holds up the request queue.
+    fn skip_strays(&self) {
+        #[cfg(feature = "mpmc_transport")]
+        if let Some(requests) = &self.requests {
+            requests.skip_strays();
+        }
+    }
 }
 
 /// A running worker, seen from outside.
@@ -194,6 +225,9 @@ struct Worker {
     /// Parked since the page was told last how connections are.
     unobserved: Vec<usize>,
     events: Vec<Event>,
+    /// Connections for which something came through the request queue.
+    #[cfg(feature = "mpmc_transport")]
+    fed: Vec<usize>,
     multiplexer: Multiplexer,
     bench: Bench,
     mailbox: Arc<Mailbox>,
@@ -229,6 +263,8 @@ impl Worker {
             parking: Vec::with_capacity(ROOM),
             unobserved: Vec::with_capacity(ROOM),
             events: Vec::with_capacity(ROOM),
+            #[cfg(feature = "mpmc_transport")]
+            fed: Vec::with_capacity(ROOM),
             multiplexer,
             bench: Bench {
                 methods,
@@ -292,8 +328,9 @@ impl Worker {
         self.counters.set_gauge(Gauge::Awake, 1);
         loop {
             self.counters.add(Counter::Sweeps, 1);
+            let drained = self.drain_queue();
             let busy_connections = self.sweep();
-            let mut busy = busy_connections > 0;
+            let mut busy = busy_connections > 0 || drained;
             if self.mailbox.has_mail() {
                 // Whatever comes of it is published by a turn.
                 busy = true;
@@ -319,6 +356,7 @@ impl Worker {
                 connections,
                 mailbox,
                 spinner,
+                settings,
                 ..
             } = &mut self;
             let found = match active[..] {
@@ -326,10 +364,14 @@ impl Worker {
                 [] => false,
                 [alone] => {
                     let connection = &mut connections[alone];
-                    spinner.spin(|| connection.watch() || mailbox.has_mail())
+                    spinner.spin(|| {
+                        connection.watch() || mailbox.has_mail() || settings.is_queue_ready()
+                    })
                 }
                 _ => spinner.spin(|| {
-                    mailbox.has_mail() || active.iter().any(|&key| connections[key].is_ready())
+                    mailbox.has_mail()
+                        || settings.is_queue_ready()
+                        || active.iter().any(|&key| connections[key].is_ready())
                 }),
             };
             let (paid, wasted) = self.spinner.record();
@@ -360,6 +402,21 @@ impl Worker {
         self.counters.set_gauge(Gauge::Connections, 0);
         self.counters.set_gauge(Gauge::ConnectionsActive, 0);
         self.counters.set_gauge(Gauge::Awake, 0);
+    }
+
+    /// Takes what is in the request queue to the connections that it is for, up to a bound. Whether
+    /// there was anything.
+    #[inline(always)]
+    fn drain_queue(&mut self) -> bool {
+        #[cfg(feature = "mpmc_transport")]
+        if let Some(requests) = &self.settings.requests {
+            let taken = requests.drain(PIECES_PER_SWEEP, self.number, &mut self.fed);
+            while let Some(key) = self.fed.pop() {
+                self.activate(key);
+            }
+            return taken > 0;
+        }
+        false
     }
 
     /// Gives each active connection a turn. Returns how many had something; one that used up its
@@ -421,6 +478,7 @@ impl Worker {
         self.look_for_stall(now);
         let before = self.now;
         self.listen(Some(Duration::ZERO));
+        self.settings.skip_strays();
         if now.saturating_duration_since(self.observed) >= OBSERVATION {
             self.observe();
         }
@@ -549,6 +607,11 @@ impl Worker {
         std::mem::swap(&mut self.active, &mut self.parking);
         let reliable = self.park();
         if reliable && !self.active.is_empty() {
+            return;
+        }
+        self.settings.skip_strays();
+        // Of any connection: who pushed it saw that its own worker was awake, which may be this one.
+        if self.settings.is_queue_ready() {
             return;
         }
         if !self.mailbox.fall_asleep() {
@@ -715,6 +778,13 @@ impl Worker {
             self.follow_up(key, told);
         } else {
             self.activate(key);
+        }
+        #[cfg(feature = "mpmc_transport")]
+        if let Some(connection) = self.connections.get(key) {
+            let shared = connection.link().shared.clone();
+            if let Err(error) = shared.adopt_requests(self.number, key) {
+                self.remove(key, error);
+            }
         }
     }
 

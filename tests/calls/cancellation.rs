@@ -386,7 +386,7 @@ fn a_notice_goes_on_when_what_it_waited_behind_is_given_up() {
     });
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     dropping_a_call_drops_the_handlers_future,
     a_deadline_ends_a_call_on_both_sides,
     the_server_keeps_the_deadline_of_a_client_that_stands_still,

@@ -164,7 +164,7 @@ fn an_idle_server_shuts_down_at_once() {
     });
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     what_is_in_flight_is_finished,
     what_takes_too_long_is_cut_off,
     clients_that_never_stop_calling_do_not_hold_the_server,

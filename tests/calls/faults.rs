@@ -371,7 +371,7 @@ fn a_policy_that_panics_refuses_and_nothing_else() {
     }
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     a_panicking_handler_costs_its_caller_one_error,
     a_blocking_call_learns_that_the_server_was_killed,
     a_pipeline_learns_that_the_server_was_killed,

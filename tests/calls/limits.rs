@@ -421,7 +421,7 @@ fn an_async_method_needs_a_runtime() {
     assert!(matches!(error, Error::Setting { .. }), "{error}");
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     a_request_above_the_servers_limit_is_not_sent,
     a_reply_above_the_clients_limit_is_a_status,
     a_stream_item_above_the_clients_limit_ends_the_stream,

@@ -431,7 +431,7 @@ fn the_end_of_a_server_is_seen_and_its_last_words_stay() {
     assert!(observer.snapshot().is_draining);
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     every_call_is_counted_once_by_how_it_ended,
     bytes_are_those_of_records_and_not_of_what_a_ring_leaves_out,
     with_one_in_one_every_call_is_in_the_histograms,

@@ -229,7 +229,7 @@ fn a_stream_goes_on_while_its_credits_find_the_ring_full() {
     });
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     items_come_in_order_and_then_the_end,
     items_may_be_larger_than_the_ring,
     a_slow_reader_holds_the_handler_back,

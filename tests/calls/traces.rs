@@ -99,7 +99,7 @@ fn what_names_no_trace_is_as_good_as_none() {
     });
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     handlers_get_the_callers_trace_and_no_other,
     what_names_no_trace_is_as_good_as_none,
 );

@@ -276,7 +276,7 @@ fn a_handler_is_told_who_calls() {
     });
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     a_blocking_client_gets_back_what_it_sent,
     an_async_client_gets_back_what_it_sent,
     sixty_four_tasks_share_a_connection_and_nobody_gets_anothers_reply,

@@ -364,7 +364,7 @@ fn a_method_called_in_the_wrong_way_is_named() {
     });
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     a_stream_of_the_callers_gets_one_reply,
     small_and_large_items_keep_their_order_while_the_ring_is_full,
     items_of_the_callers_may_be_larger_than_the_ring,

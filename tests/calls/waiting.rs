@@ -181,7 +181,7 @@ fn an_async_client_that_never_spins_works() {
     assert_eq!(blocking.call_bytes("echo", b"on").unwrap(), b"on");
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     idle_connections_cost_no_processor_time,
     a_sleeper_is_woken_once_per_sleep,
     no_wakeup_is_lost_between_sleepers,

@@ -347,3 +347,116 @@ fn where_shared_memory_is_refused_the_socket_takes_its_place() {
     let client = place.start_ready("cramped", &[("name", "roomy")]);
     client.expect("socket");
 }
+
+/// One server, clients of every kind at the same time.
+#[cfg(feature = "mpmc_transport")]
+#[test]
+fn one_server_serves_mpmc_clients_and_others_at_the_same_time() {
+    use TransportPolicy::{MpmcOnly, PreferMpmc, PreferSharedMemory, SharedMemoryOnly, SocketOnly};
+    let place = Place::new();
+    let _servers = [
+        ("both", "prefer mpmc"),
+        ("mpmc", "mpmc"),
+        ("spsc", "shared memory"),
+    ]
+    .map(|(name, transport)| {
+        let settings = [("name", name), ("transport", transport), ("workers", "2")];
+        place.start_ready("server", &settings)
+    });
+    let connect = |server: &str, policy| {
+        let client = ClientBuilder::new().transport(policy);
+        client.connect_blocking(&place.socket(server))
+    };
+    let mut clients: Vec<_> = [
+        ("both", MpmcOnly, Transport::Mpmc),
+        ("both", PreferMpmc, Transport::Mpmc),
+        ("both", PreferSharedMemory, Transport::SharedMemory),
+        ("both", SharedMemoryOnly, Transport::SharedMemory),
+        ("both", SocketOnly, Transport::Socket),
+        ("mpmc", PreferMpmc, Transport::Mpmc),
+        ("mpmc", MpmcOnly, Transport::Mpmc),
+        ("spsc", PreferMpmc, Transport::SharedMemory),
+    ]
+    .into_iter()
+    .map(|(server, policy, carried)| {
+        let client = connect(server, policy).unwrap();
+        assert_eq!(client.info().transport, carried, "{server}, {policy:?}");
+        client
+    })
+    .collect();
+    for n in 0..50 {
+        for (seed, client) in clients.iter_mut().enumerate() {
+            let request = pattern(seed as u64, 1 + n * 2_000);
+            assert!(client.call_bytes("echo", &request).unwrap() == request);
+        }
+    }
+    let error = connect("spsc", MpmcOnly).unwrap_err().to_string();
+    let text = "the client takes the mpmc transport alone, which the server does not offer";
+    assert!(error.contains(text), "{error}");
+    for policy in [SharedMemoryOnly, SocketOnly] {
+        let error = connect("mpmc", policy).unwrap_err().to_string();
+        let text = "the server takes the mpmc transport alone, which the client does not offer";
+        assert!(
+            error.contains(text) || error.contains("the socket transport alone"),
+            "{error}"
+        );
+    }
+}
+
+/// Far more than the queue has room for, to a server that does not take it for a while: nobody's
+/// thread is held, and nothing is lost.
+#[cfg(feature = "mpmc_transport")]
+#[test]
+fn an_mpmc_queue_that_is_full_keeps_what_is_sent_and_blocks_no_runtime() {
+    use crate::support::{PATIENCE, within_async};
+    let place = Place::new();
+    let settings = [
+        ("transport", "mpmc"),
+        ("workers", "1"),
+        ("max_ring", "4194304"),
+    ];
+    let server = place.start_ready("server", &settings);
+    let name = place.socket(NAME);
+    within_async(PATIENCE, "a full queue", async move {
+        let builder = ClientBuilder::new()
+            .transport(TransportPolicy::MpmcOnly)
+            .ring(4 << 20);
+        let blocked = builder.connect(&name).await.unwrap();
+        let blocking = tokio::spawn({
+            let blocked = blocked.clone();
+            async move { blocked.call::<u64>("block_ms", &600u64).await }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        // 6 MB, where the queue has slots for 2.
+        let clients = [builder.connect(&name).await, builder.connect(&name).await];
+        let requests: Vec<_> = (0..30).map(|n| pattern(n, 200_000)).collect();
+        let calls: Vec<_> = clients
+            .into_iter()
+            .map(Result::unwrap)
+            .flat_map(|client| {
+                requests.iter().map(move |request| {
+                    let (client, request) = (client.clone(), request.clone());
+                    tokio::spawn(async move {
+                        client.call_bytes("echo_into", &request).await.unwrap() == request
+                    })
+                })
+            })
+            .collect();
+        // This runtime has one thread: it still has time for others.
+        let before = std::time::Instant::now();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(
+            before.elapsed() < std::time::Duration::from_millis(450),
+            "held up"
+        );
+        assert!(
+            !blocking.is_finished(),
+            "the server took requests meanwhile"
+        );
+        for call in calls {
+            assert!(call.await.unwrap());
+        }
+        assert_eq!(blocking.await.unwrap().unwrap(), 600);
+    });
+    eventually("all is closed", || server.report()["connections"] == 0);
+}

@@ -143,7 +143,7 @@ fn connections_are_spread_over_the_workers() {
     eventually("ten each, for new ones go to the emptiest", || spread(10));
 }
 
-crate::over_both_transports!(
+crate::over_all_transports!(
     a_handler_that_blocks_shows,
     a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them,
     a_processor_that_is_not_this_processs_is_refused,
@@ -155,5 +155,5 @@ crate::over_both_transports!(
 mod pinned {
     use super::workers_are_pinned_where_they_say_they_are;
 
-    crate::over_both_transports!(workers_are_pinned_where_they_say_they_are);
+    crate::over_all_transports!(workers_are_pinned_where_they_say_they_are);
 }

@@ -92,7 +92,13 @@ struct Holdings {
 
 impl Bystanders {
     pub fn start(place: &Place) -> Self {
-        let server = place.start_ready("server", &[("workers", "1"), ("handshake_ms", "2000")]);
+        Self::start_with(place, &[])
+    }
+
+    /// As [`start`](Self::start), with these settings of the server too.
+    pub fn start_with(place: &Place, more: &[(&str, &str)]) -> Self {
+        let settings = [&[("workers", "1"), ("handshake_ms", "2000")], more].concat();
+        let server = place.start_ready("server", &settings);
         let client = place.start_ready("bystander", &[("socket", &place.socket(NAME))]);
         // Until everything that is made once is there.
         client.tell("report");

@@ -1,5 +1,5 @@
 //! Runs a test's body once over each transport. The test's name says which: `over_shared_memory::…`,
-//! `over_socket::…`.
+//! `over_socket::…`, `over_mpmc::…`.
 //!
 //! The transport goes to the body's place, and from there to the processes that it starts: one side
 //! of each connection takes nothing else, so that there is no other way.
@@ -16,6 +16,11 @@ thread_local! {
 
 /// Runs a body whose processes take this transport.
 pub fn run<T>(policy: TransportPolicy, body: impl FnOnce() -> T) -> T {
+    if policy == TransportPolicy::MpmcOnly {
+        // Clients say nothing, and take what the server takes; this they must be told of.
+        let said = std::env::var("NEARWIRE_TRANSPORT");
+        assert_eq!(said.as_deref(), Ok("prefer-mpmc"), "set NEARWIRE_TRANSPORT");
+    }
     CURRENT.set(policy);
     body()
 }
@@ -47,6 +52,7 @@ pub fn name(policy: TransportPolicy) -> &'static str {
     match policy {
         TransportPolicy::SharedMemoryOnly => "shared memory",
         TransportPolicy::SocketOnly => "socket",
+        TransportPolicy::MpmcOnly => "mpmc",
         _ => "any",
     }
 }
@@ -56,6 +62,8 @@ pub fn of_name(name: &str) -> TransportPolicy {
     match name {
         "shared memory" => TransportPolicy::SharedMemoryOnly,
         "socket" => TransportPolicy::SocketOnly,
+        "mpmc" => TransportPolicy::MpmcOnly,
+        "prefer mpmc" => TransportPolicy::PreferMpmc,
         "any" => TransportPolicy::PreferSharedMemory,
         other => panic!("no transport {other:?}"),
     }
@@ -71,6 +79,19 @@ macro_rules! over_both_transports {
         }
         mod over_socket {
             $crate::over_a_transport!(SocketOnly: $($body),* $(; $runtime: $($task),*)*);
+        }
+    };
+}
+
+/// As [`over_both_transports`], and over the request queue if the feature is there. Its clients are
+/// told by the environment: `NEARWIRE_TRANSPORT=prefer-mpmc`, with which the others go on as ever.
+#[macro_export]
+macro_rules! over_all_transports {
+    ($($body:ident),* $(,)? $(; $runtime:ident: $($task:ident),* $(,)?)*) => {
+        $crate::over_both_transports!($($body),* $(; $runtime: $($task),*)*);
+        #[cfg(all(feature = "mpmc_transport", target_os = "linux"))]
+        mod over_mpmc {
+            $crate::over_a_transport!(MpmcOnly: $($body),* $(; $runtime: $($task),*)*);
         }
     };
 }

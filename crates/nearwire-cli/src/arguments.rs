@@ -12,10 +12,16 @@ pub enum Transports {
     /// Shared memory, and the socket where there is none.
     #[default]
     Any,
-    /// Shared memory or no connection.
+    /// Shared memory or no connection, with a ring for each client.
+    #[value(alias = "spsc")]
     SharedMemory,
     /// The socket alone.
     Socket,
+    /// One request queue for all clients, where the other side offers it; else as any. A server
+    /// takes clients of both kinds at once.
+    PreferMpmc,
+    /// One request queue for all clients, or no connection.
+    Mpmc,
 }
 
 impl From<Transports> for TransportPolicy {
@@ -24,6 +30,8 @@ impl From<Transports> for TransportPolicy {
             Transports::Any => Self::PreferSharedMemory,
             Transports::SharedMemory => Self::SharedMemoryOnly,
             Transports::Socket => Self::SocketOnly,
+            Transports::PreferMpmc => Self::PreferMpmc,
+            Transports::Mpmc => Self::MpmcOnly,
         }
     }
 }

@@ -78,8 +78,7 @@ enum Command {
     Demo(unix_only::UnixOnly),
     /// Measure: the hardware, and what is made of it.
     #[cfg(unix)]
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     /// Measure (on Unix only).
     #[cfg(not(unix))]
     Bench(unix_only::UnixOnly),

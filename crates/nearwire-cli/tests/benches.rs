@@ -121,6 +121,62 @@ fn a_server_that_runs_is_measured() {
     assert_eq!(place.output(&["call", "s", "echo", "hi"]), b"hi");
 }
 
+/// Both carry calls, of one server, and what is said follows from the figures.
+#[test]
+fn a_transport_beside_another() {
+    let place = Place::new();
+    let compare = |pair: &str| {
+        let arguments = ["bench", "--compare", pair, "--size", "64,3KiB"];
+        let report = place.json(&[&arguments[..], &SHORT].concat());
+        place.expect_nothing_left();
+        report
+    };
+    // What the command was built with says whether it has the other one.
+    let (pair, from, to) = if cfg!(feature = "mpmc_transport") {
+        ("mpmc,spsc", "mpmc", "spsc")
+    } else {
+        place
+            .run(&["bench", "--compare", "mpmc,spsc", "--quick"])
+            .expect_error(&["mpmc_transport"]);
+        ("socket,spsc", "socket", "spsc")
+    };
+    let report = compare(pair);
+    let names = names(&report);
+    for size in ["64 B", "3 KiB"] {
+        for kind in [
+            "blocking call",
+            "async call",
+            "64 in flight",
+            "8 connections",
+        ] {
+            for carrier in [from, to] {
+                let name = format!("{size}: {kind}, {carrier}");
+                assert!(names.contains(&&*name), "{name}: {names:?}");
+            }
+        }
+    }
+    let verdicts = report["verdicts"].as_array().unwrap();
+    assert_eq!(verdicts.len(), 8, "{verdicts:?}");
+    assert_eq!(report["ratios"].as_array().unwrap().len(), 8);
+    let all_met = verdicts.iter().all(|verdict| verdict["met"] == true);
+    assert_eq!(report["verdict"]["met"], all_met, "{verdicts:?}");
+    let goal = report["verdict"]["goal"].as_str().unwrap();
+    assert_eq!(goal, format!("go from {from} to {to}"));
+    // As text, too.
+    let arguments = ["bench", "--compare", pair, "--size", "64"];
+    let text = place.output(&[&arguments[..], &SHORT[..4]].concat());
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("\nverdict: go from "), "{text}");
+    for wrong in [&["bench"][..], &["bench", "--compare", "spsc"]] {
+        let ended = place.run(wrong);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    }
+    // A server that does not take both is said to be one.
+    let _server = place.serve("s", &["--transport", "socket"]);
+    let ended = place.run(&["bench", "--compare", pair, "--server", "s", "--quick"]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+}
+
 /// What `bench scale` says of each side of its points.
 fn figures(point: &Value) -> [&Value; 2] {
     ["nearwire", "unix_socket"].map(|side| {

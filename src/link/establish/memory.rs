@@ -3,15 +3,23 @@
 use super::{Grants, Parts, Reserved};
 use crate::error::{Error, Result, SegmentRefused, Violation};
 use crate::layout;
-use crate::link::{Carrier, Link, Rx, Tx};
+use crate::link::{Carrier, Link, Rx, Terms, Tx};
 use crate::proto::handshake::{
-    FEATURE_SOCKET_TRANSPORT, HandshakeError, MessageReader, RejectCode, ServerHandshake,
+    FEATURE_SOCKET_TRANSPORT, HandshakeError, MessageReader, RejectCode, ServerHandshake, Welcome,
 };
 use crate::segment::{LocalSegment, PeerData, PeerWords, open_peer};
 use crate::settings::Memory;
 use crate::sys::{self, Doorbell, Handle, PeerDoorbell, SegmentHandle};
 #[cfg(any(fuzzing, all(test, shuttle)))]
 use crate::{link::Terms, sys::ControlSocket};
+#[cfg(feature = "mpmc_transport")]
+use crate::{
+    link::requests::{self, Feed, Inlet, RequestQueue, Requests},
+    proto::handshake::FEATURE_MPMC_TRANSPORT,
+    segment::{LocalData, private},
+};
+#[cfg(feature = "mpmc_transport")]
+use std::sync::Arc;
 
 /// Both sides' segments, and the way to wake the peer.
 #[derive(Debug)]
@@ -21,22 +29,48 @@ pub(super) struct Both {
     words: PeerWords,
     data: PeerData,
     reserved: Option<Reserved>,
+    #[cfg(feature = "mpmc_transport")]
+    requests: Option<Requests>,
+    /// What takes the place of this side's ring in its segment.
+    #[cfg(feature = "mpmc_transport")]
+    private: Option<LocalData>,
 }
 
 impl Both {
+    /// A server's, whose requests come through the queue.
+    #[cfg(feature = "mpmc_transport")]
+    pub(super) fn with_queue(mut self, queue: &Arc<RequestQueue>, terms: &Terms) -> Self {
+        let (_, private, _, source) = private(terms.ring_in);
+        let inlet = Inlet::new(private, self.segment.words().clone(), terms.ring_in);
+        let registration = queue.register(terms.connection_id, inlet);
+        self.requests = Some(Requests::Taken(registration));
+        self.data = source;
+        self
+    }
+
     /// A link whose frames go through them.
     pub(super) fn into_link(self, mut parts: Parts, reader: MessageReader) -> Link {
         parts.reserved = self.reserved;
         parts.terms.features &= !FEATURE_SOCKET_TRANSPORT;
+        #[cfg(feature = "mpmc_transport")]
+        {
+            parts.requests = self.requests;
+        }
         let terms = &parts.terms;
         let (out, into, fences) = (terms.ring_out, terms.ring_in, terms.fences);
         let huge_pages = self.segment.huge_pages();
         let (words, data) = self.segment.into_parts();
+        #[cfg(feature = "mpmc_transport")]
+        let data = self.private.unwrap_or(data);
         let carrier = Carrier::Memory {
             peer_bell: self.peer_bell,
             reader: reader.into(),
         };
         let shared = parts.into_shared(carrier, huge_pages);
+        #[cfg(feature = "mpmc_transport")]
+        if let Some(Requests::Taken(registration)) = &shared.requests {
+            registration.inlet().set_shared(&shared);
+        }
         Link {
             tx: Tx::new(
                 data,
@@ -70,6 +104,8 @@ impl Link {
             terms,
             name: None,
             reserved: None,
+            #[cfg(feature = "mpmc_transport")]
+            requests: None,
         };
         let both = Both {
             segment,
@@ -77,6 +113,10 @@ impl Link {
             words,
             data,
             reserved: None,
+            #[cfg(feature = "mpmc_transport")]
+            requests: None,
+            #[cfg(feature = "mpmc_transport")]
+            private: None,
         };
         both.into_link(parts, MessageReader::new())
     }
@@ -110,26 +150,48 @@ pub(super) fn or_socket<T>(made: Result<T>, features: u64) -> Result<Option<T>> 
     Ok(None)
 }
 
-/// A client's: maps the server's segment and creates one. With what the server gets of it.
+/// A client's: maps the server's segment, and its request queue if that was agreed on, and creates a
+/// segment. With what the server gets of it.
 pub(super) fn of_client(
-    handles: Vec<Handle>,
+    #[cfg_attr(not(feature = "mpmc_transport"), allow(unused_mut))] mut handles: Vec<Handle>,
     bell: &Doorbell,
-    to_server: usize,
-    to_client: usize,
+    welcome: &Welcome,
     memory: &Memory,
 ) -> Result<(Both, [Handle; 2])> {
+    let (to_server, to_client) = (
+        welcome.ring_to_server as usize,
+        welcome.ring_to_client as usize,
+    );
+    #[cfg(feature = "mpmc_transport")]
+    let queue = match welcome.features & FEATURE_MPMC_TRANSPORT {
+        0 => None,
+        _ => handles.pop().map(requests::open).transpose()?,
+    };
     let (server_segment, server_bell) = two(handles)?;
     let (words, data) = open_peer(SegmentHandle::from(server_segment), to_client)?;
     let (segment, handle) = LocalSegment::create(to_server, memory)
         .map_err(Error::io("create a segment of shared memory"))?;
     let bell_handle = bell.handle().map_err(Error::io("share a doorbell"))?;
     let peer_bell = peer_bell(server_bell)?;
+    #[cfg(feature = "mpmc_transport")]
+    let (requests, private) = queue
+        .map(|queue| {
+            let (_, private, _, source) = private(to_server);
+            let id = welcome.connection_id;
+            let feed = Feed::new(queue, source, to_server, id, words.clone());
+            (Requests::Fed(feed.into()), private)
+        })
+        .unzip();
     let both = Both {
         segment,
         peer_bell,
         words,
         data,
         reserved: None,
+        #[cfg(feature = "mpmc_transport")]
+        requests,
+        #[cfg(feature = "mpmc_transport")]
+        private,
     };
     Ok((both, [handle.into(), bell_handle]))
 }
@@ -169,10 +231,10 @@ pub(super) fn of_server(
     Ok((offered, [handle.into(), bell_handle]))
 }
 
-/// A server's: maps the segment that the client sent for its ring of `ring_in` bytes.
-pub(super) fn open(offered: Offered, handles: Vec<Handle>, ring_in: usize) -> Result<Both> {
+/// A server's: maps the segment that the client sent.
+pub(super) fn open(offered: Offered, handles: Vec<Handle>, terms: &Terms) -> Result<Both> {
     let (segment, bell) = two(handles)?;
-    let (words, data) = open_peer(SegmentHandle::from(segment), ring_in)?;
+    let (words, data) = open_peer(SegmentHandle::from(segment), terms.ring_in)?;
     let peer_bell = peer_bell(bell)?;
     Ok(Both {
         segment: offered.segment,
@@ -180,6 +242,10 @@ pub(super) fn open(offered: Offered, handles: Vec<Handle>, ring_in: usize) -> Re
         words,
         data,
         reserved: Some(offered.reserved),
+        #[cfg(feature = "mpmc_transport")]
+        requests: None,
+        #[cfg(feature = "mpmc_transport")]
+        private: None,
     })
 }
 

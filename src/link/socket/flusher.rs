@@ -1,4 +1,4 @@
-//! The thread that sends what sockets had no room for.
+//! The thread that sends what sockets, or a request queue, had no room for.
 //!
 //! A process has at most one, from the first time that it is needed. Who publishes does not wait
 //! for a slow reader, and need not come back: the rest of what was published goes out from here,
@@ -16,6 +16,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a connection's time is over.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether a request queue has room: nobody says so.
+const RETRY: Duration = Duration::from_micros(500);
 
 struct Flusher {
     waker: MultiplexerWaker,
@@ -79,10 +82,14 @@ fn run(multiplexer: &Multiplexer, arriving: &Mutex<Vec<Arc<Shared>>>) {
     let mut waiting: Slab<Waiting> = Slab::new();
     let mut ready = Vec::new();
     loop {
-        let timeout = waiting
-            .iter()
-            .any(|(_, one)| one.until.is_some() || one.shared.closed().is_some())
-            .then_some(TICK);
+        let timeout = if waiting.iter().any(|(_, one)| one.shared.feeds_queue()) {
+            Some(RETRY)
+        } else {
+            waiting
+                .iter()
+                .any(|(_, one)| one.until.is_some() || one.shared.closed().is_some())
+                .then_some(TICK)
+        };
         let slept = multiplexer.sleep(timeout, |event| {
             if let Event::Socket(key) = event {
                 ready.push(key);
@@ -97,6 +104,9 @@ fn run(multiplexer: &Multiplexer, arriving: &Mutex<Vec<Arc<Shared>>>) {
                 shared,
                 until: None,
             });
+            if waiting[key].shared.feeds_queue() {
+                continue;
+            }
             let watched = multiplexer.add_for_room(key, waiting[key].shared.control());
             if let Err(error) = watched {
                 tracing::error!(%error, "a connection cannot be flushed");
@@ -109,6 +119,7 @@ fn run(multiplexer: &Multiplexer, arriving: &Mutex<Vec<Arc<Shared>>>) {
                 multiplexer.remove(done.shared.control());
             }
         }
+        waiting.retain(|_, one| !one.shared.feeds_queue() || one.shared.flush_on());
         let now = Instant::now();
         waiting.retain(|_, one| {
             if one.shared.closed().is_some() {

@@ -1,10 +1,10 @@
 //! The client's end of the handshake.
 
-use super::FEATURE_SOCKET_TRANSPORT;
 use super::envelope::{Envelope, MessageKind, MessageReader};
 use super::error::HandshakeError;
 use super::message::{Accept, Hello, Ready, Welcome};
 use super::refusal::{Close, Reject, RejectCode};
+use super::{FEATURE_MPMC_TRANSPORT, FEATURE_SOCKET_TRANSPORT};
 use crate::proto::mode::Mode;
 
 /// What a client lets a server make it map.
@@ -21,7 +21,8 @@ pub struct ClientLimits {
 pub enum ClientStep {
     /// Read more from the socket.
     NeedMore,
-    /// Check the two descriptors that came along (the server's segment and doorbell), make one's
+    /// Check the descriptors that came along (the server's segment and doorbell, and with the mpmc
+    /// transport its request queue), make one's
     /// own, and send what [`ClientHandshake::accept`] returns with them. If they are not what was
     /// agreed on, send what [`ClientHandshake::close`] returns.
     ///
@@ -66,13 +67,16 @@ impl ClientHandshake {
     /// What [`Hello::encode`] says.
     pub fn new(hello: Hello, limits: ClientLimits) -> Result<ClientHandshake, HandshakeError> {
         let hello_bytes = hello.encode()?;
-        let (reader, state) = (MessageReader::new(), State::AwaitWelcome);
+        let reader = match hello.features_offered & FEATURE_MPMC_TRANSPORT {
+            0 => MessageReader::new(),
+            _ => MessageReader::expecting_queue(),
+        };
         Ok(ClientHandshake {
             hello,
             hello_bytes,
             limits,
             reader,
-            state,
+            state: State::AwaitWelcome,
             over_socket: false,
         })
     }
@@ -122,7 +126,8 @@ impl ClientHandshake {
             MessageKind::Welcome => {
                 let welcome = Welcome::decode(message.body())?;
                 self.check(&welcome)?;
-                check_descriptors(&message, welcome.server_segment_len)?;
+                let queue = welcome.features & FEATURE_MPMC_TRANSPORT != 0;
+                check_descriptors(&message, welcome.server_segment_len, queue)?;
                 self.over_socket = welcome.server_segment_len == 0;
                 self.state = State::Welcomed {
                     segment_len: welcome.client_segment_len,
@@ -313,14 +318,16 @@ impl ClientHandshake {
     }
 }
 
-/// Segments come with two descriptors, and a connection over the socket with none.
+/// Segments come with two descriptors, a request queue with one more, and a connection over the
+/// socket with none.
 pub(super) fn check_descriptors(
     message: &Envelope,
     segment_len: u64,
+    queue: bool,
 ) -> Result<(), HandshakeError> {
     let expected = match segment_len {
         0 => 0,
-        _ => message.kind().descriptors(),
+        _ => message.kind().descriptors() + usize::from(queue),
     };
     if message.descriptors() == expected {
         return Ok(());

@@ -9,7 +9,8 @@ pub const ENVELOPE_LEN: usize = 16;
 /// Longest body of any control message, in bytes. Most kinds allow less:
 /// [`MessageKind::max_body`].
 pub const MAX_CONTROL_BODY: usize = 1 << 20;
-/// Most descriptors that a control message carries.
+/// Most descriptors that a control message carries; a Welcome has one more where there is a request
+/// queue ([`MessageReader::expecting_queue`]).
 pub const MAX_DESCRIPTORS: usize = 2;
 
 /// The kinds of control messages. The number is the one on the wire.
@@ -63,7 +64,8 @@ impl MessageKind {
     }
 
     /// How many descriptors travel with a message of this kind: so many, or none if the connection
-    /// goes over the socket. Which of the two it must be, the handshake's ends know.
+    /// goes over the socket; with a Welcome one more if there is a request queue. Which of these it
+    /// must be, the handshake's ends know.
     pub const fn descriptors(self) -> usize {
         match self {
             MessageKind::Welcome | MessageKind::Accept => MAX_DESCRIPTORS,
@@ -87,7 +89,8 @@ impl Envelope {
         self.kind
     }
 
-    /// How many descriptors came with it: [`MessageKind::descriptors`], or none.
+    /// How many descriptors came with it: [`MessageKind::descriptors`], or none; with a Welcome
+    /// perhaps one more.
     pub fn descriptors(&self) -> usize {
         self.descriptors
     }
@@ -106,6 +109,7 @@ impl Envelope {
 pub struct MessageReader {
     buffer: Vec<u8>,
     descriptors: usize,
+    expects_queue: bool,
 }
 
 impl MessageReader {
@@ -114,7 +118,16 @@ impl MessageReader {
         MessageReader {
             buffer: Vec::new(),
             descriptors: 0,
+            expects_queue: false,
         }
+    }
+
+    /// As [`new`](Self::new), and a Welcome may bring a request queue: for a client that offers to
+    /// use one.
+    pub const fn expecting_queue() -> MessageReader {
+        let mut reader = Self::new();
+        reader.expects_queue = true;
+        reader
     }
 
     /// Takes the next bytes, with the number of descriptors that came with them, and returns the
@@ -142,7 +155,7 @@ impl MessageReader {
         }
         let Some((kind, body_len)) = self.head()? else {
             // Which message they belong to is not known yet; none takes more than this.
-            return match self.descriptors <= MAX_DESCRIPTORS {
+            return match self.descriptors <= MAX_DESCRIPTORS + usize::from(self.expects_queue) {
                 true => Ok(None),
                 false => Err(HandshakeError::StrayDescriptors {
                     got: self.descriptors,
@@ -154,7 +167,8 @@ impl MessageReader {
         let complete = self.buffer.len() >= end;
         // They come with the message's first byte, but a caller may count them later.
         let got = self.descriptors;
-        if got > expected || (complete && got != 0 && got < expected) {
+        let queue = usize::from(self.expects_queue && kind == MessageKind::Welcome);
+        if got > expected + queue || (complete && got != 0 && got < expected) {
             return Err(HandshakeError::Descriptors {
                 message: kind,
                 expected,

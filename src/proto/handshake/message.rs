@@ -241,7 +241,8 @@ pub struct Method {
     pub name: Box<str>,
 }
 
-/// What the server grants. Descriptors: its segment, its doorbell.
+/// What the server grants. Descriptors: its segment, its doorbell; with the mpmc transport its
+/// request queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
     /// The version that both sides speak from here on.

@@ -1,9 +1,9 @@
 //! What comes of a client's wishes and a server's policy.
 
-use super::FEATURE_SOCKET_TRANSPORT;
 use super::error::HandshakeError;
 use super::message::{Hello, VersionRange};
 use super::refusal::{Reject, RejectCode};
+use super::{FEATURE_MPMC_TRANSPORT, FEATURE_SOCKET_TRANSPORT};
 use crate::proto::mode::Mode;
 
 /// What a server grants.
@@ -81,6 +81,16 @@ pub fn negotiate(hello: &Hello, policy: &ServerPolicy) -> Result<Agreed, Reject>
     if server_misses & FEATURE_SOCKET_TRANSPORT != 0 {
         let text = "the server takes the socket transport alone and the client shared memory \
                     alone; change the transport setting of either";
+        return reject(RejectCode::Features, text.into());
+    }
+    if client_misses & FEATURE_MPMC_TRANSPORT != 0 {
+        let text = "the client takes the mpmc transport alone, which the server does not offer; \
+                    change the transport setting of either";
+        return reject(RejectCode::Features, text.into());
+    }
+    if server_misses & FEATURE_MPMC_TRANSPORT != 0 {
+        let text = "the server takes the mpmc transport alone, which the client does not offer; \
+                    change the transport setting of either";
         return reject(RejectCode::Features, text.into());
     }
     if client_misses != 0 {

@@ -129,7 +129,7 @@ impl ObserverHandshake {
             MessageKind::Counters => {
                 let counters = Counters::decode(message.body())?;
                 self.check(&counters)?;
-                check_descriptors(&message, counters.segment_len)?;
+                check_descriptors(&message, counters.segment_len, false)?;
                 Ok(Some(counters))
             }
             got => Err(HandshakeError::OutOfOrder {

@@ -18,7 +18,7 @@ pub enum ServerStep {
     /// Read more from the socket.
     NeedMore,
     /// Make the server's segment and doorbell, and send what [`ServerHandshake::welcome`] returns
-    /// with them; or [`ServerHandshake::reject`].
+    /// with them, and with the request queue if the mpmc transport was agreed on; or [`ServerHandshake::reject`].
     Hello(Agreed),
     /// Check the two descriptors that came along (the client's segment and doorbell), and send
     /// what [`ServerHandshake::ready`] returns; or [`ServerHandshake::reject`].
@@ -148,7 +148,7 @@ impl ServerHandshake {
             ) => {
                 let (expected, may_use_socket) = (*segment_len, *may_use_socket);
                 let Accept { segment_len: got } = Accept::decode(message.body())?;
-                check_descriptors(&message, got)?;
+                check_descriptors(&message, got, false)?;
                 if got != expected && !(got == 0 && may_use_socket) {
                     return Err(HandshakeError::SegmentLength { expected, got });
                 }

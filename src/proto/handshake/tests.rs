@@ -365,3 +365,66 @@ fn a_client_that_changes_its_mind_is_heard() {
     assert_eq!(error, HandshakeError::Closed(close));
     assert_eq!(server.refusal(&error), None);
 }
+
+#[test]
+fn a_request_queue_comes_with_the_welcome_where_it_was_agreed_on() {
+    let ends = |offered: u64, required: u64, supported: u64, demanded: u64| {
+        let client = Hello {
+            features_offered: hello().features_offered | offered,
+            features_required: hello().features_required | required,
+            ..hello()
+        };
+        let server = ServerPolicy {
+            features_supported: policy().features_supported | supported,
+            features_required: policy().features_required | demanded,
+            ..policy()
+        };
+        let (client, mut server) = pair(client, server);
+        let step = server.receive(client.hello(), 0);
+        (client, server, step)
+    };
+    const MPMC: u64 = FEATURE_MPMC_TRANSPORT;
+    for got in [0, 1, 2, 4] {
+        let (mut client, mut server, _) = ends(MPMC, 0, MPMC, 0);
+        let welcome = server.welcome(&offer()).unwrap();
+        let error = client.receive(&welcome, got).unwrap_err();
+        assert!(
+            matches!(error, HandshakeError::Descriptors { got: n, .. } if n == got),
+            "{error}"
+        );
+    }
+    let (mut client, mut server, _) = ends(MPMC, MPMC, MPMC, 0);
+    let welcome = server.welcome(&offer()).unwrap();
+    let step = client.receive(&welcome, 3);
+    assert!(matches!(step, Ok(ClientStep::Welcome(w)) if w.features & MPMC != 0));
+    let accept = client.accept(offer().client_segment_len).unwrap();
+    assert!(server.receive(&accept, 2).is_ok());
+
+    // A client that offers it may get none.
+    let (mut client, mut server, _) = ends(MPMC, 0, 0, 0);
+    let welcome = server.welcome(&offer()).unwrap();
+    assert!(
+        matches!(client.receive(&welcome, 2), Ok(ClientStep::Welcome(w)) if w.features & MPMC == 0)
+    );
+
+    for (offered, required, supported, demanded, who) in [
+        (
+            MPMC,
+            MPMC,
+            0,
+            0,
+            "the client takes the mpmc transport alone",
+        ),
+        (
+            0,
+            0,
+            MPMC,
+            MPMC,
+            "the server takes the mpmc transport alone",
+        ),
+    ] {
+        let (_, _, step) = ends(offered, required, supported, demanded);
+        let error = step.unwrap_err();
+        assert!(error.to_string().contains(who), "{error}");
+    }
+}

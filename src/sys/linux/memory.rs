@@ -126,7 +126,7 @@ pub(crate) fn create_common_segment(len: usize) -> io::Result<(SegmentHandle, Ma
 /// not be there at first touch (hugetlb) is refused.
 #[cfg(feature = "mpmc_transport")]
 pub(crate) fn open_common_segment(
-    handle: SegmentHandle,
+    handle: &SegmentHandle,
     len: usize,
 ) -> Result<Mapping, SegmentRefused> {
     let fd = handle.as_fd();
@@ -135,6 +135,14 @@ pub(crate) fn open_common_segment(
         return Err(SegmentRefused::NotASegment);
     }
     Mapping::map(fd, len, ProtFlags::READ | ProtFlags::WRITE).map_err(SegmentRefused::Unusable)
+}
+
+/// By what a segment is known, whoever has a handle of it: while it lives, no other has the same.
+#[cfg(feature = "mpmc_transport")]
+pub(crate) fn identity_of_segment(handle: &SegmentHandle) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(handle)?;
+    #[allow(clippy::unnecessary_cast)] // the fields' types differ by architecture
+    Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
 /// Checks a segment that a peer sent and maps it for reading.

@@ -18,7 +18,7 @@ pub(crate) use doorbell::PeerDoorbell;
 pub(crate) use doorbell::{Doorbell, Sleeper};
 #[cfg(feature = "spsc_transport")]
 #[cfg(feature = "mpmc_transport")]
-pub(crate) use memory::{create_common_segment, open_common_segment};
+pub(crate) use memory::{create_common_segment, identity_of_segment, open_common_segment};
 #[cfg(feature = "spsc_transport")]
 pub(crate) use memory::{create_segment, open_segment, page_size};
 pub(crate) use multiplexer::{Multiplexer, MultiplexerWaker};

@@ -168,7 +168,7 @@ fn name(size: usize, way: &str) -> String {
     format!("{}: {way}", human_size(size))
 }
 
-fn blocking(
+pub(super) fn blocking(
     mut client: BlockingClient,
     size: usize,
     budget: Budget,
@@ -186,7 +186,7 @@ fn blocking(
     })
 }
 
-fn asynchronous(
+pub(super) fn asynchronous(
     runtime: Runtime,
     client: Client,
     size: usize,

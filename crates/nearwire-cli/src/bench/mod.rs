@@ -1,6 +1,7 @@
 //! `nearwire bench`: figures, each with what it is measured against.
 
 mod calls;
+mod compare;
 pub mod floor;
 mod latency;
 pub mod pool;
@@ -11,9 +12,27 @@ mod throughput;
 use anyhow::Result;
 use clap::Subcommand;
 
+/// Measure: the hardware, and what is made of it.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  nearwire bench latency --quick
+  nearwire bench --compare mpmc,spsc                # may one go from one transport to another?
+  nearwire bench --compare mpmc,spsc --server demo --quick"
+)]
+pub struct Bench {
+    #[command(subcommand)]
+    benchmark: Option<Benchmark>,
+    #[command(flatten)]
+    compare: compare::Compare,
+}
+
 /// What to measure.
 #[derive(Debug, Subcommand)]
-pub enum Bench {
+enum Benchmark {
     Latency(latency::Latency),
     Throughput(throughput::Throughput),
     Ring(ring::Ring),
@@ -26,10 +45,11 @@ pub enum Bench {
 impl Bench {
     /// The server that it was told to use.
     pub fn server(&self) -> Option<&str> {
-        match self {
-            Self::Latency(latency) => latency.server(),
-            Self::Throughput(throughput) => throughput.server(),
-            Self::Ring(_) | Self::Scale(_) | Self::Pool(_) | Self::Floor(_) => None,
+        match &self.benchmark {
+            None => self.compare.server(),
+            Some(Benchmark::Latency(latency)) => latency.server(),
+            Some(Benchmark::Throughput(throughput)) => throughput.server(),
+            Some(_) => None,
         }
     }
 
@@ -38,13 +58,14 @@ impl Bench {
     /// # Errors
     /// Whatever keeps it from measuring.
     pub fn run(&self) -> Result<()> {
-        match self {
-            Self::Latency(latency) => latency.run(),
-            Self::Throughput(throughput) => throughput.run(),
-            Self::Ring(ring) => ring.run(),
-            Self::Scale(scale) => scale.run(),
-            Self::Pool(pool) => pool.run(),
-            Self::Floor(floor) => floor.run(),
+        match &self.benchmark {
+            None => self.compare.run(),
+            Some(Benchmark::Latency(latency)) => latency.run(),
+            Some(Benchmark::Throughput(throughput)) => throughput.run(),
+            Some(Benchmark::Ring(ring)) => ring.run(),
+            Some(Benchmark::Scale(scale)) => scale.run(),
+            Some(Benchmark::Pool(pool)) => pool.run(),
+            Some(Benchmark::Floor(floor)) => floor.run(),
         }
     }
 }

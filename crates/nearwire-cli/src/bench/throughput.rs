@@ -151,7 +151,7 @@ fn name(size: usize, way: &str) -> String {
 
 /// One thread that submits requests while the window has room, and then takes the replies to half
 /// of them.
-struct Pipelined<'a> {
+pub(super) struct Pipelined<'a> {
     pipeline: Pipeline<'a>,
     echo: Method,
     window: usize,
@@ -160,8 +160,23 @@ struct Pipelined<'a> {
     replies: Payload,
 }
 
-impl Pipelined<'_> {
-    fn calls(&mut self, count: u64) -> Result<()> {
+impl<'a> Pipelined<'a> {
+    pub(super) fn new(
+        client: &'a mut BlockingClient,
+        echo: Method,
+        window: usize,
+        size: usize,
+    ) -> Self {
+        Self {
+            pipeline: client.pipeline(),
+            echo,
+            window,
+            requests: Payload::new(size),
+            replies: Payload::new(size),
+        }
+    }
+
+    pub(super) fn calls(&mut self, count: u64) -> Result<()> {
         for _ in 0..count {
             if self.pipeline.in_flight() >= self.window {
                 self.take_down_to(self.window / 2)?;
@@ -171,7 +186,7 @@ impl Pipelined<'_> {
         Ok(())
     }
 
-    fn take_down_to(&mut self, left: usize) -> Result<()> {
+    pub(super) fn take_down_to(&mut self, left: usize) -> Result<()> {
         while self.pipeline.in_flight() > left {
             let expected = self.replies.next();
             self.pipeline
@@ -182,7 +197,7 @@ impl Pipelined<'_> {
     }
 }
 
-fn pipelined(
+pub(super) fn pipelined(
     mut client: BlockingClient,
     size: usize,
     window: usize,
@@ -190,13 +205,7 @@ fn pipelined(
 ) -> Result<impl FnMut() -> Result<Measured>> {
     let echo = client.method("echo")?;
     Ok(move || {
-        let calls = RefCell::new(Pipelined {
-            pipeline: client.pipeline(),
-            echo,
-            window,
-            requests: Payload::new(size),
-            replies: Payload::new(size),
-        });
+        let calls = RefCell::new(Pipelined::new(&mut client, echo, window, size));
         let measured = throughput(
             budget,
             size,
