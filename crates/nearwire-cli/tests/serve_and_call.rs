@@ -26,10 +26,13 @@ impl Serving {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = String::new();
         let mut output = BufReader::new(process.stderr.take().unwrap());
-        output.read_line(&mut said).unwrap();
-        assert!(said.starts_with("serving "), "{said}");
+        let mut said = String::new();
+        // Behind a warning, on a machine that is busy.
+        while !said.lines().any(|line| line.starts_with("serving ")) {
+            let more = output.read_line(&mut said).unwrap();
+            assert_ne!(more, 0, "it ended: {said}");
+        }
         // Nothing that it says later may keep it waiting.
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
         Self { process, directory }
