@@ -11,6 +11,8 @@ use nearwire::{
     Transport,
 };
 use peer::{PATIENCE, Peer, Place, eventually, kill_self, pattern, soon_after};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Sizes around what could matter with rings of 64 KiB: words, records, half the ring, the ring.
@@ -634,12 +636,24 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
     let peer = place.start("echo in Tokio, sleeping, over the smallest rings");
     let connection = listener.accept_async().await.unwrap();
     let (mut sender, mut receiver) = connection.split();
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = sent.clone();
     let sending = tokio::spawn(async move {
         for n in 0..COUNT {
             sender.send(&pattern(n, (n % 700) as usize)).await.unwrap();
+            counted.store(n + 1, Relaxed);
         }
         sender.wait_stats()
     });
+    // Received is only when the sender stands still: against a fast peer it need not sleep otherwise.
+    let (mut seen, mut still) = (0, 0);
+    while still < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = sent.load(Relaxed);
+        still = if now == seen && now > 0 { still + 1 } else { 0 };
+        seen = now;
+    }
+    assert!(seen < COUNT, "there was room for everything");
     let mut message = Vec::new();
     for n in 0..COUNT {
         assert!(receiver.recv(&mut message).await.unwrap());
