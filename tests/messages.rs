@@ -638,14 +638,22 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
     let (mut sender, mut receiver) = connection.split();
     let sent = Arc::new(AtomicU64::new(0));
     let counted = sent.clone();
+    let (start, started) = tokio::sync::oneshot::channel();
     let sending = tokio::spawn(async move {
+        started.await.unwrap();
         for n in 0..COUNT {
             sender.send(&pattern(n, (n % 700) as usize)).await.unwrap();
             counted.store(n + 1, Relaxed);
         }
         sender.wait_stats()
     });
-    // Received is only when the sender stands still: against a fast peer it need not sleep otherwise.
+    // Both are made to sleep: beside a fast peer the one, behind a slow one the other may never have to.
+    let mut message = Vec::new();
+    tokio::select! {
+        biased;
+        _ = receiver.recv(&mut message) => panic!("nothing was sent"),
+        () = std::future::ready(()) => start.send(()).unwrap(),
+    }
     let (mut seen, mut still) = (0, 0);
     while still < 5 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -654,7 +662,6 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
         seen = now;
     }
     assert!(seen < COUNT, "there was room for everything");
-    let mut message = Vec::new();
     for n in 0..COUNT {
         assert!(receiver.recv(&mut message).await.unwrap());
         assert!(message == pattern(n, (n % 700) as usize), "message {n}");
