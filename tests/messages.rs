@@ -645,7 +645,7 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
             sender.send(&pattern(n, (n % 700) as usize)).await.unwrap();
             counted.store(n + 1, Relaxed);
         }
-        sender.wait_stats()
+        sender
     });
     // Both are made to sleep: beside a fast peer the one, behind a slow one the other may never have to.
     let mut message = Vec::new();
@@ -666,7 +666,10 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
         assert!(receiver.recv(&mut message).await.unwrap());
         assert!(message == pattern(n, (n % 700) as usize), "message {n}");
     }
-    let stats = sending.await.unwrap();
+    // Finished only now: the other process ends then, and what sockets have no room for with it.
+    let sender = sending.await.unwrap();
+    let stats = sender.wait_stats();
+    drop(sender);
     let received = receiver.wait_stats();
     assert!(
         stats.sleeps > 0 && received.sleeps > 0,
