@@ -11,6 +11,8 @@ use nearwire::{
     Transport,
 };
 use peer::{PATIENCE, Peer, Place, eventually, kill_self, pattern, soon_after};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Sizes around what could matter with rings of 64 KiB: words, records, half the ring, the ring.
@@ -651,18 +653,40 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
     let peer = place.start("echo in Tokio, sleeping, over the smallest rings");
     let connection = listener.accept_async().await.unwrap();
     let (mut sender, mut receiver) = connection.split();
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = sent.clone();
+    let (start, started) = tokio::sync::oneshot::channel();
     let sending = tokio::spawn(async move {
+        started.await.unwrap();
         for n in 0..COUNT {
             sender.send(&pattern(n, (n % 700) as usize)).await.unwrap();
+            counted.store(n + 1, Relaxed);
         }
-        sender.wait_stats()
+        sender
     });
+    // Both are made to sleep: beside a fast peer the one, behind a slow one the other may never have to.
     let mut message = Vec::new();
+    tokio::select! {
+        biased;
+        _ = receiver.recv(&mut message) => panic!("nothing was sent"),
+        () = std::future::ready(()) => start.send(()).unwrap(),
+    }
+    let (mut seen, mut still) = (0, 0);
+    while still < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = sent.load(Relaxed);
+        still = if now == seen && now > 0 { still + 1 } else { 0 };
+        seen = now;
+    }
+    assert!(seen < COUNT, "there was room for everything");
     for n in 0..COUNT {
         assert!(receiver.recv(&mut message).await.unwrap());
         assert!(message == pattern(n, (n % 700) as usize), "message {n}");
     }
-    let stats = sending.await.unwrap();
+    // Finished only now: the other process ends then, and what sockets have no room for with it.
+    let sender = sending.await.unwrap();
+    let stats = sender.wait_stats();
+    drop(sender);
     let received = receiver.wait_stats();
     assert!(
         stats.sleeps > 0 && received.sleeps > 0,
