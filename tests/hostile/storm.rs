@@ -292,6 +292,7 @@ pub fn class(verdict: &Result<Close, String>) -> Result<String, String> {
         "finished after",
         "which a server does not take",
         "which a client does not take",
+        "takes no stream",
         "twice at a time",
         "credits",
         "trace",
