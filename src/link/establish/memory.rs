@@ -9,9 +9,9 @@ use crate::proto::handshake::{
 };
 use crate::segment::{LocalSegment, PeerData, PeerWords, open_peer};
 use crate::settings::Memory;
-use crate::sys::{self, Doorbell, Handle, PeerDoorbell, SegmentHandle};
 #[cfg(any(fuzzing, all(test, shuttle)))]
-use crate::{link::Terms, sys::ControlSocket};
+use crate::sys::ControlSocket;
+use crate::sys::{self, Doorbell, Handle, PeerDoorbell, SegmentHandle};
 #[cfg(feature = "mpmc_transport")]
 use crate::{
     link::requests::{self, Feed, Inlet, RequestQueue, Requests},
