@@ -256,6 +256,10 @@ impl Client {
     /// Tells the server something and wants no answer, not even an error. To be awaited: ready when
     /// the request is on its way; waits while much else is.
     ///
+    /// Afterwards the client may be dropped: the server takes what is in the ring all the same, but
+    /// then drops async handlers that have not ended. What did not fit into the ring, and what a
+    /// process had sent that was killed, may be lost.
+    ///
     /// The future gives what [`call_bytes`](Self::call_bytes) does, what the handler says excepted.
     pub fn notify_bytes<'a>(&self, method: &str, request: &'a [u8]) -> Notification<'a> {
         Notification::new(self.core.clone(), self.method(method), request)
