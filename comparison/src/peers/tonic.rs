@@ -36,6 +36,7 @@ pub struct Message {
 
 mod generated {
     #![allow(missing_docs, clippy::all)]
+    use super::Message;
     ::tonic::include_proto!("comparison.Echo");
 }
 use generated::echo_client::EchoClient;
