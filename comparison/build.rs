@@ -15,7 +15,12 @@ fn main() {
         .package("comparison")
         .name("Echo")
         .method(method("call", "Call").build())
-        .method(method("stream", "Stream").client_streaming().server_streaming().build())
+        .method(
+            method("stream", "Stream")
+                .client_streaming()
+                .server_streaming()
+                .build(),
+        )
         .build();
     Builder::new().compile(&[echo]);
 }

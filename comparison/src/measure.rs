@@ -1,7 +1,7 @@
 //! Runs: one peer after the other, again and again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -77,7 +77,11 @@ pub fn plan(quick: bool) -> Vec<What> {
     plan.push(What::Pipelined { window: WINDOW });
     plan.push(What::Connect);
     let crowds: &[usize] = if quick { &[32, 128] } else { &[32, 128, 512] };
-    plan.extend(crowds.iter().map(|&connections| What::Crowd { connections }));
+    plan.extend(
+        crowds
+            .iter()
+            .map(|&connections| What::Crowd { connections }),
+    );
     plan
 }
 
@@ -243,8 +247,8 @@ struct Side {
     clients: Vec<Child>,
     setups: Vec<Setup>,
     helpers: Vec<u32>,
-    /// Where the server is found.
-    place: tempfile::TempDir,
+    /// Where the server is found. Declared last: it goes when nobody uses it any more.
+    place: Place,
 }
 
 impl Side {
@@ -255,11 +259,11 @@ impl Side {
         longest: usize,
         window: usize,
     ) -> Result<Self> {
-        let place = place()?;
+        let place = Place::new()?;
         let first = |process: usize| connections * process / processes;
         let setups: Vec<Setup> = (0..processes)
             .map(|process| Setup {
-                place: place.path().to_owned(),
+                place: place.directory.path().to_owned(),
                 connections,
                 processes,
                 process,
@@ -456,22 +460,49 @@ impl Side {
         for client in self.clients {
             client.finish()?;
         }
-        self.server.finish()?;
-        self.place.close().context("cannot remove the server's directory")
+        self.server.finish()
     }
 }
 
-/// A directory in memory, where the system has one: some peers map files in it.
-fn place() -> Result<tempfile::TempDir> {
-    let memory = PathBuf::from("/dev/shm");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("comparison");
-    if memory.is_dir() {
-        builder.tempdir_in(memory)
-    } else {
-        builder.tempdir()
+/// Where named memory lies, on Linux.
+const MEMORY: &str = "/dev/shm";
+
+/// A directory of one server's own; in memory, where the system has some: peers map files in it.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("comparison");
+        let directory = if Path::new(MEMORY).is_dir() {
+            builder.tempdir_in(MEMORY)
+        } else {
+            builder.tempdir()
+        };
+        Ok(Self {
+            directory: directory.context("cannot make a directory")?,
+        })
     }
-    .context("cannot make a directory")
+}
+
+impl Drop for Place {
+    /// Removes what bears its name: processes that were killed may have left named memory.
+    fn drop(&mut self) {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        let entries = std::fs::read_dir(MEMORY).into_iter().flatten().flatten();
+        for entry in entries {
+            let is_own = entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(&*name.to_string_lossy());
+            if is_own && entry.path().is_file() {
+                // Somebody else may have been quicker.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 fn start(role: &str, part: &Part) -> Result<Child> {

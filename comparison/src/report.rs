@@ -305,7 +305,11 @@ fn race(entries: &[Entry], measurement: &Measurement) -> Race {
 }
 
 fn runs(outcome: &Outcome) -> impl Iterator<Item = Run> {
-    outcome.points.iter().flatten().map(|point| point.run.clone())
+    outcome
+        .points
+        .iter()
+        .flatten()
+        .map(|point| point.run.clone())
 }
 
 fn summed_up(title: &str, runs: Vec<Run>) -> Option<Figures> {
@@ -401,7 +405,11 @@ impl Race {
         for entrant in &self.entrants {
             let Some(figures) = &entrant.figures else {
                 let why = entrant.why_not.as_deref().unwrap_or("nothing");
-                let word = if why.starts_with("failed") { "" } else { "cannot: " };
+                let word = if why.starts_with("failed") {
+                    ""
+                } else {
+                    "cannot: "
+                };
                 table.add_row([format!("{}: {word}{}", entrant.title, short(why))]);
                 continue;
             };
@@ -413,7 +421,9 @@ impl Race {
                 figure(figures.max),
             ];
             if times {
-                row.extend([figures.p50, figures.p99].map(|it| it.map_or_else(String::new, figure)));
+                row.extend(
+                    [figures.p50, figures.p99].map(|it| it.map_or_else(String::new, figure)),
+                );
             }
             row.extend(ratio_cells(entrant.ratio.as_ref()));
             row.push(figures.cores.clone().unwrap_or_default());
@@ -453,10 +463,7 @@ fn ratio_cells(ratio: Option<&Ratio>) -> [String; 4] {
 }
 
 /// CPU time, per kind of call.
-fn cpu_table<'a>(
-    measurements: &[Measurement],
-    title: impl Fn(&str) -> &'a str,
-) -> Option<Table> {
+fn cpu_table<'a>(measurements: &[Measurement], title: impl Fn(&str) -> &'a str) -> Option<Table> {
     let find = |what: What| measurements.iter().find(|it| it.what == what);
     let columns: Vec<(&str, &Measurement)> = [
         ("one at a time", find(What::RoundTrips { size: SIZE })),

@@ -139,8 +139,8 @@ pub fn call<P: Peer>(parent: &Parent, setup: &Setup) -> Result<()> {
                 single(parent, &mut clients, budget, run)?;
             }
             Order::Crowd { size, time } => {
-                let tally: Result<Tally> = opened(&mut clients)
-                    .and_then(|clients| clients.crowd(size, &time));
+                let tally: Result<Tally> =
+                    opened(&mut clients).and_then(|clients| clients.crowd(size, &time));
                 channel.send(&told(tally))?;
             }
             Order::Connects { budget } => {

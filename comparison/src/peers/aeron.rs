@@ -139,7 +139,10 @@ fn failed(error: impl std::fmt::Debug) -> anyhow::Error {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        anyhow::ensure!(Instant::now() < deadline, "Aeron: waited in vain until {what}");
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "Aeron: waited in vain until {what}"
+        );
         thread::yield_now();
     }
     Ok(())

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use iceoryx2::pending_response::PendingResponse;
 use iceoryx2::port::client::Client;
 use iceoryx2::port::listener::Listener;
@@ -306,15 +306,20 @@ impl Lane for IceoryxLane {
     fn collect(&mut self, check: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         let pending = self.pending.pop_front();
         let pending = pending.context("nothing is in flight")?;
+        let mut waiting_since = None;
         loop {
             if let Some(response) = pending.receive().map_err(failed)? {
                 return check(response.payload());
             }
             if let Some(wakes) = &self.wakes {
+                let since = *waiting_since.get_or_insert_with(Instant::now);
+                ensure!(
+                    since.elapsed() < PATIENCE,
+                    "no response within {PATIENCE:?}"
+                );
+                // May also end at once, without an event, for one that was taken before.
                 let events = wakes.listener.timed_wait(|_| {}, PATIENCE);
-                if events.map_err(failed)? == 0 && pending.receive().map_err(failed)?.is_none() {
-                    return Err(anyhow!("no response within {PATIENCE:?}"));
-                }
+                events.map_err(failed)?;
             }
         }
     }

@@ -39,10 +39,7 @@ function check(reply, size, number) {
 }
 
 function reply(server) {
-  return new Promise((resolve, reject) => {
-    server.once('message', resolve);
-    server.once('error', reject);
-  });
+  return new Promise((resolve) => server.once('message', resolve));
 }
 
 async function call(server, next, size, number) {
@@ -122,6 +119,7 @@ function pipelined(server, { size, window, run_ns, warm_up_ns }) {
 
 async function main() {
   const server = start();
+  server.once('error', (error) => { throw error; });
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const order = JSON.parse(line);
     let outcome;

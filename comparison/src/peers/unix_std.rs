@@ -49,7 +49,10 @@ impl Peer for Coalesced {
             call, and the server answers all whole frames that a read brought with one write. Only \
             shows with several calls in flight.",
         cannot: &[
-            (Ability::RoundTrips, "one call in flight: nothing to coalesce"),
+            (
+                Ability::RoundTrips,
+                "one call in flight: nothing to coalesce",
+            ),
             (Ability::Crowd, "one call in flight: nothing to coalesce"),
             (Ability::Connect, "connects as without"),
         ],

@@ -56,7 +56,10 @@ impl Peer for Coalesced {
         configuration: "As above, with half a window of requests in one write, and all replies to what \
             a read brought in one write. Only shows with several calls in flight.",
         cannot: &[
-            (Ability::RoundTrips, "one call in flight: nothing to coalesce"),
+            (
+                Ability::RoundTrips,
+                "one call in flight: nothing to coalesce",
+            ),
             (Ability::Crowd, "one call in flight: nothing to coalesce"),
             (Ability::Connect, "connects as without"),
         ],

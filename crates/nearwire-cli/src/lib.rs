@@ -156,9 +156,7 @@ pub mod comparison {
     };
 
     /// As [`play_role`](crate::play_role), with roles of one's own besides.
-    pub fn play_role(
-        roles: impl FnOnce(&str) -> Option<Role>,
-    ) -> Option<std::process::ExitCode> {
+    pub fn play_role(roles: impl FnOnce(&str) -> Option<Role>) -> Option<std::process::ExitCode> {
         crate::is_errand().then(|| crate::run_errand(roles))
     }
 }

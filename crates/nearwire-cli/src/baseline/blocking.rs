@@ -175,8 +175,11 @@ impl FrameReader {
                 self.given = wanted;
                 return Ok(Some(&self.buffer[..wanted]));
             }
-            if self.buffer.len() < wanted.max(CHUNK) {
-                self.buffer.resize(wanted.max(CHUNK), 0);
+            if self.buffer.is_empty() {
+                // Zero pages from the system, of which an idle connection touches one.
+                self.buffer = vec![0; wanted.max(CHUNK)];
+            } else if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
             }
             match stream.read(&mut self.buffer[self.filled..]) {
                 Ok(0) if self.filled == 0 => return Ok(None),
