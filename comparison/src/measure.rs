@@ -248,7 +248,7 @@ struct Side {
     setups: Vec<Setup>,
     helpers: Vec<u32>,
     /// Where the server is found. Declared last: it goes when nobody uses it any more.
-    place: Place,
+    _place: Place,
 }
 
 impl Side {
@@ -289,7 +289,7 @@ impl Side {
             clients,
             setups,
             helpers: Vec::new(),
-            place,
+            _place: place,
         })
     }
 

@@ -14,8 +14,9 @@ use rusteron_client::{
     Aeron, AeronContext, AeronExclusivePublication, AeronFragmentClosureAssembler, AeronHeader,
     AeronSubscription, Handlers, IntoCString,
 };
+use rusteron_media_driver::AeronIdleStrategyKind;
+use rusteron_media_driver::bindings::aeron_threading_mode_enum;
 use rusteron_media_driver::testing::EmbeddedDriver;
-use rusteron_media_driver::{AeronIdleStrategyKind, aeron_threading_mode_t};
 
 use crate::drive::blocking::Lane;
 use crate::peer::{About, Peer, Setup};
@@ -177,7 +178,7 @@ fn serve(setup: &Setup, stop: &AtomicBool, ready: &mpsc::Sender<Result<()>>) -> 
     let directory = directory(setup);
     let _driver = EmbeddedDriver::launch_with(|context| {
         context.set_dir(&directory)?;
-        context.set_threading_mode(aeron_threading_mode_t::AERON_THREADING_MODE_SHARED)?;
+        context.set_threading_mode(aeron_threading_mode_enum::AERON_THREADING_MODE_SHARED)?;
         context.set_shared_idle_strategy_kind(AeronIdleStrategyKind::Backoff)?;
         context.set_term_buffer_sparse_file(false)?;
         Ok(())
@@ -229,7 +230,7 @@ impl ServedClients {
     }
 
     fn answer(&mut self, message: &[u8], header: &AeronHeader) -> Result<()> {
-        let session = header.session_id().map_err(failed)?;
+        let session = header.session_id().context("a message without a session")?;
         match self.replies.get(&session) {
             // A client that has left waits for nothing.
             Some(replies) => match send(replies, message) {

@@ -36,8 +36,8 @@ impl Peer for ZeroMq {
             loop {
                 let client = router.recv_msg(0)?;
                 let message = router.recv_msg(0)?;
-                router.send_msg(client, zmq::SNDMORE)?;
-                router.send_msg(message, 0)?;
+                router.send(client, zmq::SNDMORE)?;
+                router.send(message, 0)?;
             }
             #[allow(unreachable_code, reason = "gives the closure its type")]
             anyhow::Ok(())
