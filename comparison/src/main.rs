@@ -47,6 +47,9 @@ struct Arguments {
     /// Also draw pictures (SVG) into this directory.
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
+    /// Print the tables as Markdown.
+    #[arg(long)]
+    markdown: bool,
     /// Name the peers that were built, and stop.
     #[arg(long)]
     list: bool,
@@ -120,7 +123,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     let results = measure::measure(&entries, &plan, lengths)?;
     let report = report::Report::new(machine, lengths, &entries, results, begin.elapsed());
     // It took long to measure: whatever becomes of the files, the tables are shown.
-    print!("{}", report.text());
+    let look = if arguments.markdown {
+        report::Look::Markdown
+    } else {
+        report::Look::Plain
+    };
+    print!("{}", report.text(look));
     if let Some(path) = &arguments.json {
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;

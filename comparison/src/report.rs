@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use comfy_table::Table;
+use comfy_table::{Table, presets};
 use nearwire_cli::comparison::{
     Distance, Machine, Measured, Ratio, RatioFigures, Run, Series, Unit, human, median,
     plain_table, right_align,
@@ -18,6 +18,31 @@ use crate::versions;
 
 /// Stands beside the best.
 const BEST: &str = "BEST";
+
+/// How tables look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Without lines, for a terminal.
+    Plain,
+    /// For a document.
+    Markdown,
+}
+
+impl Look {
+    fn heading(self, title: &str) -> String {
+        match self {
+            Self::Plain => format!("{title}\n"),
+            Self::Markdown => format!("### {title}\n\n"),
+        }
+    }
+
+    fn section(self, title: &str, mut table: Table) -> String {
+        if self == Self::Markdown {
+            table.load_style(presets::ASCII_MARKDOWN);
+        }
+        format!("{}{table}\n\n", self.heading(title))
+    }
+}
 
 /// Everything that there is to say.
 #[derive(Debug, Serialize)]
@@ -145,11 +170,11 @@ impl Report {
     }
 
     /// All tables.
-    pub fn text(&self) -> String {
+    pub fn text(&self, look: Look) -> String {
         let mut text = format!(
-            "Nearwire beside others\n{}\nMedians of {} rounds in which each peer ran once, in \
+            "Nearwire beside others. {}. Medians of {} rounds in which each peer ran once, in \
              alternating order; runs of {:.2} s, with many clients {:.2} s. Every peer's server and \
-             clients are processes of their own; every reply is checked. In all {:.0} s.\n",
+             clients are processes of their own; every reply is checked. In all {:.0} s.\n\n",
             self.machine,
             self.lengths.rounds,
             self.lengths.single.as_secs_f64(),
@@ -162,45 +187,46 @@ impl Report {
              round; where both sides spin, only of runs between cores that lay alike, as a \
              cache-line ping-pong before and after says. {BEST}: the best of all but the floor.\n"
         );
+        if !self.races.is_empty() {
+            text += &look.section("Who wins", self.winners());
+        }
         for race in &self.races {
-            let _ = writeln!(text, "{}\n{}\n", race.title, race.table());
+            text += &look.section(&race.title, race.table());
+            let missing: Vec<String> = race.missing().collect();
+            if !missing.is_empty() {
+                let _ = writeln!(text, "Without: {}.\n", missing.join("; "));
+            }
         }
         let titles = |peer: &str| {
             let mut peers = self.peers.iter();
             peers.find(|it| it.name == peer).map_or("", |it| it.title)
         };
         if let Some(table) = cpu_table(&self.measurements, titles) {
-            let _ = writeln!(
-                text,
-                "CPU time per million calls of {SIZE} B, user and system, of all processes of a \
-                 peer\n{table}\n"
-            );
+            let title =
+                format!("CPU time per million calls of {SIZE} B, of all processes of a peer");
+            text += &look.section(&title, table);
         }
         if let Some(table) = memory_table(&self.measurements, titles) {
-            let _ = writeln!(
-                text,
-                "Memory per idle connection, at {MEMORY_AT} connections that have made one call \
-                 each\n{table}\n"
-            );
+            let title = format!("Memory per idle connection, at {MEMORY_AT} connections");
+            text += &look.section(&title, table);
         }
-        if !self.races.is_empty() {
-            let _ = writeln!(text, "Who wins\n{}\n", self.winners());
-        }
+        text += &look.heading("Who took part");
         for NotRun { title, why } in &self.not_run {
-            let _ = writeln!(text, "not run: {title}: {why}");
+            let _ = writeln!(text, "- not run: {title}: {why}");
         }
-        text.push('\n');
         for peer in &self.peers {
-            let versions = if peer.versions.is_empty() {
+            let PeerFacts {
+                name,
+                title,
+                versions,
+                configuration,
+            } = peer;
+            let versions = if versions.is_empty() {
                 String::new()
             } else {
-                format!(" [{}]", peer.versions)
+                format!("; {versions}")
             };
-            let _ = writeln!(
-                text,
-                "{} ({}){versions}: {}",
-                peer.title, peer.name, peer.configuration
-            );
+            let _ = writeln!(text, "- {title} (`{name}`{versions}): {configuration}");
         }
         text
     }
@@ -394,6 +420,17 @@ impl Race {
         best.map(|(_, entrant)| entrant)
     }
 
+    /// Who gave no figures, and why.
+    fn missing(&self) -> impl Iterator<Item = String> {
+        let entrants = self.entrants.iter();
+        entrants
+            .filter(|entrant| entrant.figures.is_none())
+            .map(|entrant| {
+                let why = entrant.why_not.as_deref().unwrap_or("nothing");
+                format!("{} ({})", entrant.title, short(why))
+            })
+    }
+
     fn table(&self) -> Table {
         let times = self.unit == Unit::Nanoseconds;
         let mut header = vec!["peer", "median", "min", "max"];
@@ -404,13 +441,6 @@ impl Race {
         let mut table = plain_table(&header);
         for entrant in &self.entrants {
             let Some(figures) = &entrant.figures else {
-                let why = entrant.why_not.as_deref().unwrap_or("nothing");
-                let word = if why.starts_with("failed") {
-                    ""
-                } else {
-                    "cannot: "
-                };
-                table.add_row([format!("{}: {word}{}", entrant.title, short(why))]);
                 continue;
             };
             let figure = |value: f64| human(value, self.unit);

@@ -1,6 +1,7 @@
 //! Aeron over its IPC channel.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nearwire_cli::comparison::{Budget, Latency, Throughput, throughput};
 use rusteron_client::{
     Aeron, AeronContext, AeronExclusivePublication, AeronFragmentClosureAssembler, AeronHeader,
     AeronSubscription, Handlers, IntoCString,
@@ -18,8 +20,9 @@ use rusteron_media_driver::AeronIdleStrategyKind;
 use rusteron_media_driver::bindings::aeron_threading_mode_enum;
 use rusteron_media_driver::testing::EmbeddedDriver;
 
-use crate::drive::blocking::Lane;
-use crate::peer::{About, Peer, Setup};
+use crate::drive::blocking::{self, Lane};
+use crate::message::{Expected, Requests};
+use crate::peer::{About, Clients, CrowdTime, Peer, Setup, Tally};
 
 /// All clients send on it.
 const REQUESTS: i32 = 1;
@@ -47,7 +50,7 @@ const STUCK: Duration = Duration::from_secs(10);
 pub struct AeronIpc;
 
 impl Peer for AeronIpc {
-    type Clients = Vec<AeronLane>;
+    type Clients = AeronClients;
     const ABOUT: About = About {
         name: "aeron",
         title: "Aeron IPC",
@@ -113,7 +116,7 @@ impl Peer for AeronIpc {
         for lane in &lanes {
             wait_until("the server replies", || lane.replies.is_connected())?;
         }
-        Ok(lanes)
+        Ok(AeronClients { lanes })
     }
 }
 
@@ -288,6 +291,75 @@ pub struct AeronLane {
     requests: AeronExclusivePublication,
     replies: AeronSubscription,
     assembler: AeronFragmentClosureAssembler,
+}
+
+/// The publications and subscriptions of one process.
+pub struct AeronClients {
+    lanes: Vec<AeronLane>,
+}
+
+impl Clients for AeronClients {
+    fn greet(&mut self) -> Result<()> {
+        self.lanes.iter_mut().try_for_each(blocking::greet)
+    }
+
+    fn round_trips(&mut self, size: usize, budget: Budget) -> Result<Latency> {
+        blocking::round_trips(&mut self.lanes[0], size, budget)
+    }
+
+    /// As [`blocking::pipelined`], but takes as many replies at a time as there are.
+    fn pipelined(&mut self, size: usize, window: usize, budget: Budget) -> Result<Throughput> {
+        let mut requests = Requests::new(size, 0);
+        let lane = RefCell::new(&mut self.lanes[0]);
+        let replies = RefCell::new(Replies {
+            expected: requests.expected(),
+            in_flight: 0,
+            failure: None,
+        });
+        let take_down_to = |left: usize| {
+            let (lane, replies) = (&mut **lane.borrow_mut(), &mut *replies.borrow_mut());
+            while replies.in_flight > left {
+                lane.assembler
+                    .poll(&lane.replies, replies, Replies::take, FRAGMENTS)
+                    .map_err(failed)?;
+            }
+            replies.failure.take().map_or(Ok(()), Err)
+        };
+        throughput(
+            budget,
+            size,
+            |count| {
+                for _ in 0..count {
+                    if replies.borrow().in_flight >= window {
+                        take_down_to(window / 2)?;
+                    }
+                    lane.borrow_mut().submit(requests.next())?;
+                    replies.borrow_mut().in_flight += 1;
+                }
+                Ok(())
+            },
+            |_| take_down_to(0),
+        )
+    }
+
+    fn crowd(&mut self, size: usize, time: &CrowdTime) -> Result<Tally> {
+        blocking::crowd(&mut self.lanes, size, time)
+    }
+}
+
+/// Replies that are due.
+struct Replies {
+    expected: Expected,
+    in_flight: usize,
+    failure: Option<anyhow::Error>,
+}
+
+impl Replies {
+    fn take(&mut self, message: &[u8], _: AeronHeader) {
+        let outcome = self.expected.check(message);
+        self.failure = self.failure.take().or(outcome.err());
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
 }
 
 /// A check that has not been made yet, and what came of it.
