@@ -38,7 +38,8 @@ struct Arguments {
     /// Two rounds of short runs: to see that all works. Figures to within a factor of two.
     #[arg(long)]
     quick: bool,
-    /// Rounds; each peer runs once in each, for each thing that is measured [default: 5; quick: 2].
+    /// Rounds; each peer runs once in each, for each thing that is measured [default: 5, with many
+    /// clients 3; quick: 2].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
     /// Also write all figures, run by run, as JSON.
@@ -106,12 +107,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     let lengths = if arguments.quick {
         Lengths {
             rounds: arguments.rounds.unwrap_or(2),
+            crowd_rounds: arguments.rounds.unwrap_or(2),
             single: Duration::from_millis(40),
             crowd: Duration::from_millis(100),
         }
     } else {
         Lengths {
             rounds: arguments.rounds.unwrap_or(5),
+            crowd_rounds: arguments.rounds.unwrap_or(3),
             single: Duration::from_millis(120),
             crowd: Duration::from_millis(250),
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use nearwire_cli::comparison::{
     Bracket, Budget, Child, Distance, Latency, Measured, Probe, Run, Throughput, UNDISTURBED,
-    cpu_time, monotonic, resident,
+    cpu_time, monotonic, resident, run_on, two_cpus,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
@@ -88,8 +88,10 @@ pub fn plan(quick: bool) -> Vec<What> {
 /// How long to measure.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Lengths {
-    /// How often each peer runs, for each thing that is measured.
+    /// How often each peer runs, for each thing that is measured on one connection.
     pub rounds: u32,
+    /// The same for many connections, which take long to open.
+    pub crowd_rounds: u32,
     /// A run on one connection.
     pub single: Duration,
     /// A run on many.
@@ -143,7 +145,8 @@ pub struct Measurement {
 /// # Errors
 /// If the probe cannot be started.
 pub fn measure(entries: &[Entry], plan: &[What], lengths: Lengths) -> Result<Vec<Measurement>> {
-    let mut probe = Probe::start(None)?;
+    let cpus = two_cpus().ok();
+    let mut probe = Probe::start(cpus.map(|(_, there)| there))?;
     let mut results = Vec::new();
     for (number, &what) in plan.iter().enumerate() {
         eprintln!("measuring {} of {}: {what:?} …", number + 1, plan.len());
@@ -163,9 +166,13 @@ fn rounds(entries: &[Entry], what: What, lengths: Lengths, probe: &mut Probe) ->
         })
         .collect();
     // Runs that were spoilt are repeated, but not more often in all than there are rounds.
-    let mut repeats = lengths.rounds;
+    let rounds = match what {
+        What::Crowd { .. } => lengths.crowd_rounds,
+        _ => lengths.rounds,
+    };
+    let mut repeats = rounds;
     let order: Vec<usize> = (0..entries.len()).collect();
-    for round in 0..lengths.rounds {
+    for round in 0..rounds {
         // There and back again: who runs early in one round runs late in the next.
         let order: Box<dyn Iterator<Item = &usize>> = if round % 2 == 0 {
             Box::new(order.iter())
@@ -277,11 +284,17 @@ impl Side {
             peer: entry.about.name.to_owned(),
             setup: setup.clone(),
         };
-        let server = start(SERVER, &part(&setups[0]))?;
+        // Two sides that spin must not share a core. Those that sleep are left to the scheduler, which
+        // puts them on one, where waking is cheap; so are many clients.
+        let (here, there) = match two_cpus() {
+            Ok((here, there)) if entry.about.spins && connections == 1 => (Some(here), Some(there)),
+            _ => (None, None),
+        };
+        let server = start(SERVER, &part(&setups[0]), there)?;
         ask::<()>(&server, "the server")?;
         let clients: Vec<Child> = setups
             .iter()
-            .map(|setup| start(CLIENT, &part(setup)))
+            .map(|setup| start(CLIENT, &part(setup), here))
             .collect::<Result<_>>()?;
         Ok(Self {
             spins: entry.about.spins,
@@ -317,7 +330,10 @@ impl Side {
         let server = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw);
         let server = server.context("a process id")?;
         kill_process(server, Signal::STOP)?;
-        let reading = probe.read();
+        let reading = match two_cpus() {
+            Ok((here, _)) => run_on(here, || probe.read()),
+            Err(_) => probe.read(),
+        };
         kill_process(server, Signal::CONT)?;
         reading
     }
@@ -505,8 +521,8 @@ impl Drop for Place {
     }
 }
 
-fn start(role: &str, part: &Part) -> Result<Child> {
-    let child = Child::start(role, None)?;
+fn start(role: &str, part: &Part, cpu: Option<usize>) -> Result<Child> {
+    let child = Child::start(role, cpu)?;
     child.channel().send(part)?;
     Ok(child)
 }

@@ -172,11 +172,14 @@ impl Report {
     /// All tables.
     pub fn text(&self, look: Look) -> String {
         let mut text = format!(
-            "Nearwire beside others. {}. Medians of {} rounds in which each peer ran once, in \
-             alternating order; runs of {:.2} s, with many clients {:.2} s. Every peer's server and \
-             clients are processes of their own; every reply is checked. In all {:.0} s.\n\n",
+            "Nearwire beside others. {}. Medians of {} rounds (with many clients {}) in which each \
+             peer ran once, in alternating order; runs of {:.2} s, with many clients {:.2} s. Every \
+             peer's server and clients are processes of their own; every reply is checked. On one \
+             connection, sides that spin have a CPU each; all others are left to the scheduler. In \
+             all {:.0} s.\n\n",
             self.machine,
             self.lengths.rounds,
+            self.lengths.crowd_rounds,
             self.lengths.single.as_secs_f64(),
             self.lengths.crowd.as_secs_f64(),
             self.seconds,

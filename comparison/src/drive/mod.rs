@@ -62,7 +62,7 @@ impl Counter {
     pub fn count(&mut self, calls: u64) -> bool {
         let now = monotonic();
         match self.counting_since {
-            Some(_) if self.last >= self.time.end => return false,
+            Some(_) if self.calls > 0 && self.last >= self.time.end => return false,
             Some(_) => {
                 self.calls += calls;
                 self.last = now;
@@ -73,7 +73,8 @@ impl Counter {
             }
             None => {}
         }
-        now < self.time.end
+        // Who is slow may have counted nothing yet, and has more time for that.
+        self.calls == 0 || now < self.time.end
     }
 
     /// What was counted.

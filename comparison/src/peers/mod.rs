@@ -56,6 +56,7 @@ pub fn all() -> Vec<Entry> {
     vec![
         entry::<floor::Floor>(),
         entry::<nearwire::Blocking<nearwire::Spinning>>(),
+        entry::<nearwire::Blocking<nearwire::LargeRings>>(),
         entry::<nearwire::Async>(),
         entry::<nearwire::Blocking<nearwire::Sleeping>>(),
         entry::<nearwire::Blocking<nearwire::Socket>>(),

@@ -13,7 +13,7 @@ use nearwire_cli::comparison::{Budget, Latency, Throughput, latency};
 use crate::drive::blocking::{self, Lane};
 use crate::drive::tasks::{Caller, Callers};
 use crate::message::Requests;
-use crate::peer::{About, Clients, CrowdTime, Peer, Setup, Tally};
+use crate::peer::{Ability, About, Clients, CrowdTime, Peer, Setup, Tally};
 
 /// The packages of all its ways.
 const PACKAGES: &[&str] = &["nearwire"];
@@ -23,6 +23,7 @@ pub trait Way: 'static {
     const ABOUT: About;
     const SPIN: Option<Spin>;
     const TRANSPORT: TransportPolicy;
+    const LARGE_RINGS: bool = false;
 }
 
 /// The defaults.
@@ -42,6 +43,35 @@ impl Way for Spinning {
     const SPIN: Option<Spin> = None;
     const TRANSPORT: TransportPolicy = TransportPolicy::SharedMemoryOnly;
 }
+
+/// The defaults, but for rings that hold the longest message twice.
+pub struct LargeRings;
+
+impl Way for LargeRings {
+    const ABOUT: About = About {
+        name: "nearwire-large",
+        title: "Nearwire, blocking, large rings",
+        spins: true,
+        packages: PACKAGES,
+        configuration: "The same with rings of twice the longest message (64 KiB at least, 4 MiB at most), \
+            for large messages: with small rings a message goes in pieces.",
+        cannot: &[
+            (Ability::Pipelined, AS_USUAL),
+            (Ability::Crowd, AS_USUAL),
+            (Ability::Connect, AS_USUAL),
+        ],
+    };
+    const SPIN: Option<Spin> = None;
+    const TRANSPORT: TransportPolicy = TransportPolicy::SharedMemoryOnly;
+    const LARGE_RINGS: bool = true;
+}
+
+/// Why large rings do not race where messages are small.
+const AS_USUAL: &str = "with small messages the same as with the defaults";
+
+/// Rings, in bytes.
+const SMALLEST_RING: usize = 64 << 10;
+const LARGEST_RING: usize = 4 << 20;
 
 /// Never spins.
 pub struct Sleeping;
@@ -92,6 +122,10 @@ impl<W: Way> Peer for Blocking<W> {
         let mut builder = ClientBuilder::new().transport(W::TRANSPORT);
         if let Some(spin) = W::SPIN {
             builder = builder.spin(spin);
+        }
+        if W::LARGE_RINGS {
+            let ring = (2 * setup.longest).next_power_of_two();
+            builder = builder.ring(ring.clamp(SMALLEST_RING, LARGEST_RING));
         }
         let clients: Vec<BlockingClient> = (0..setup.own)
             .map(|_| builder.connect_blocking(&name(setup)?).map_err(Into::into))

@@ -152,7 +152,7 @@ pub mod comparison {
     };
     pub use crate::plot::{Bar, Content, Panel, Picture};
     pub use crate::process::{
-        Channel, Child, Parent, Role, end_with_children, raise_descriptor_limit,
+        Channel, Child, Parent, Role, end_with_children, raise_descriptor_limit, run_on, two_cpus,
     };
 
     /// As [`play_role`](crate::play_role), with roles of one's own besides.
