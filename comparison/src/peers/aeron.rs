@@ -33,7 +33,12 @@ const REPLIES: i32 = 1000;
 /// Fragments taken at a time.
 const FRAGMENTS: usize = 64;
 
-/// A term buffer, in bytes: at least 64 KiB, and a message may take an eighth of it.
+/// A term buffer of one connection, in bytes. A sender may be half of one ahead of what the driver
+/// last saw of the receiver, and the driver looks once in a millisecond or so.
+const TERM: usize = 4 << 20;
+
+/// The same where there are many connections: the least that there can be. A message may take an
+/// eighth of it.
 const SMALLEST_TERM: usize = 64 << 10;
 const MESSAGES_PER_TERM: usize = 8;
 
@@ -62,8 +67,8 @@ impl Peer for AeronIpc {
             would be in the way). Both sides poll in a loop, as Aeron's own ping-pong does; the \
             server always occupies a core. Messages are sent by claim, or by offer where they are \
             longer than a fragment of 64 KiB; buffers are touched beforehand. An exclusive publication \
-            for each direction of each client; terms of 64 KiB, or of eight messages where that is \
-            more: with terms of 64 KiB a message has 8 KiB at most.",
+            for each direction of each client; terms of 4 MiB, or of eight messages where that is \
+            more; with many clients terms of 64 KiB, where a message has 8 KiB at most.",
         cannot: &[],
     };
 
@@ -158,8 +163,13 @@ fn directory(setup: &Setup) -> CString {
 }
 
 fn channel(setup: &Setup) -> CString {
+    let least = if setup.connections == 1 {
+        TERM
+    } else {
+        SMALLEST_TERM
+    };
     let term = (setup.longest * MESSAGES_PER_TERM).next_power_of_two();
-    let term = term.max(SMALLEST_TERM);
+    let term = term.max(least);
     format!("aeron:ipc?term-length={term}|mtu={LONGEST_FRAGMENT}").into_c_string()
 }
 
