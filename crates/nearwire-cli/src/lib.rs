@@ -137,6 +137,30 @@ pub fn play_role() -> Option<ExitCode> {
     is_errand().then(main)
 }
 
+/// What the comparison with other systems, a workspace of its own in `comparison/`, measures and
+/// draws with. Not for others: it changes with what is compared.
+#[cfg(unix)]
+#[doc(hidden)]
+pub mod comparison {
+    pub use crate::baseline::blocking::{FrameReader, write_frame};
+    pub use crate::baseline::{HEADER, header, payload_length};
+    pub use crate::bench::scale::usage::{cpu_time, resident};
+    pub use crate::measure::{
+        Bracket, Budget, CoreShare, Distance, Latency, Machine, Measured, Meter, Probe, Ratio,
+        RatioFigures, Run, Series, Throughput, UNDISTURBED, Unit, human, instant_of, latency,
+        latency_async, median, monotonic, plain_table, right_align, throughput,
+    };
+    pub use crate::plot::{Bar, Content, Panel, Picture};
+    pub use crate::process::{
+        Channel, Child, Parent, Role, end_with_children, raise_descriptor_limit, run_on, two_cpus,
+    };
+
+    /// As [`play_role`](crate::play_role), with roles of one's own besides.
+    pub fn play_role(roles: impl FnOnce(&str) -> Option<Role>) -> Option<std::process::ExitCode> {
+        crate::is_errand().then(|| crate::run_errand(roles))
+    }
+}
+
 /// Whether another nearwire process has started this one.
 #[cfg(unix)]
 fn is_errand() -> bool {
@@ -187,15 +211,23 @@ fn run(command: &Command) -> Result<()> {
     }
 }
 
+/// The `main` of a process that another nearwire process has started, for these roles and the usual
+/// ones.
+#[cfg(unix)]
+fn run_errand(roles: impl FnOnce(&str) -> Option<process::Role>) -> ExitCode {
+    let Errand { verbosity, errand } = Errand::parse();
+    verbosity.apply();
+    let ErrandCommand::Child(arguments) = errand;
+    let known = |name: &str| roles(name).or_else(|| role(name));
+    exit_code(process::be_child(&arguments, known), None)
+}
+
 /// The command's `main`. Exit code 0: done. 1: it failed. 2 (from the argument parser): it was
 /// called wrongly.
 pub fn main() -> ExitCode {
     #[cfg(unix)]
     if is_errand() {
-        let Errand { verbosity, errand } = Errand::parse();
-        verbosity.apply();
-        let ErrandCommand::Child(arguments) = errand;
-        return exit_code(process::be_child(&arguments, role), None);
+        return run_errand(|_| None);
     }
     let Arguments { verbosity, command } = Arguments::parse();
     verbosity.apply();

@@ -121,7 +121,10 @@ impl UnixClient {
 }
 
 /// Writes a frame without copying the payload; in one system call, if the socket takes it.
-fn write_frame(stream: &mut UnixStream, payload: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// If the payload is too long, or the other side is gone.
+pub fn write_frame(stream: &mut impl Write, payload: &[u8]) -> Result<()> {
     let header = header(payload.len())?;
     let written = loop {
         match stream.write_vectored(&[IoSlice::new(&header), IoSlice::new(payload)]) {
@@ -139,7 +142,7 @@ fn write_frame(stream: &mut UnixStream, payload: &[u8]) -> Result<()> {
 
 /// Cuts what is read into frames.
 #[derive(Default)]
-struct FrameReader {
+pub struct FrameReader {
     buffer: Vec<u8>,
     /// Bytes read into the buffer.
     filled: usize,
@@ -148,8 +151,18 @@ struct FrameReader {
 }
 
 impl FrameReader {
+    /// Whether the next frame is here already, as a whole.
+    pub fn has_more(&self) -> bool {
+        let rest = &self.buffer[self.given..self.filled];
+        let length = rest.first_chunk().map(|header| payload_length(*header));
+        length.is_some_and(|length| length.is_ok_and(|length| rest.len() >= HEADER + length))
+    }
+
     /// The next frame, with its header; `None` at the end of the stream.
-    fn read(&mut self, stream: &mut impl Read) -> Result<Option<&[u8]>> {
+    ///
+    /// # Errors
+    /// If a frame is too long or cut off, or reading fails.
+    pub fn read(&mut self, stream: &mut impl Read) -> Result<Option<&[u8]>> {
         self.buffer.copy_within(self.given..self.filled, 0);
         self.filled -= std::mem::take(&mut self.given);
         loop {
@@ -162,8 +175,11 @@ impl FrameReader {
                 self.given = wanted;
                 return Ok(Some(&self.buffer[..wanted]));
             }
-            if self.buffer.len() < wanted.max(CHUNK) {
-                self.buffer.resize(wanted.max(CHUNK), 0);
+            if self.buffer.is_empty() {
+                // Zero pages from the system, of which an idle connection touches one.
+                self.buffer = vec![0; wanted.max(CHUNK)];
+            } else if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
             }
             match stream.read(&mut self.buffer[self.filled..]) {
                 Ok(0) if self.filled == 0 => return Ok(None),

@@ -15,7 +15,7 @@ mod side;
 mod sweep;
 mod tasks;
 mod threads;
-mod usage;
+pub mod usage;
 
 use std::collections::BTreeSet;
 use std::fmt;

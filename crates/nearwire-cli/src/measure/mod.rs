@@ -39,6 +39,8 @@ pub use clock::clock_cost;
 #[cfg(unix)]
 pub use clock::{instant_of, monotonic};
 #[cfg(unix)]
+pub use core_share::CoreShare;
+#[cfg(unix)]
 pub use latency::{Latency, latency, latency_async};
 pub use machine::Machine;
 #[cfg(unix)]
@@ -50,7 +52,7 @@ pub use probe::{Bracket, Distance, PROBE_ROLE, Probe, alike, answer_probes};
 #[cfg(unix)]
 pub use report::{Report, Section, human, plain_table, right_align};
 #[cfg(unix)]
-pub use rounds::{Contender, Ratio, RatioFigures, Series, alternate};
+pub use rounds::{Bracket, Contender, Ratio, RatioFigures, Run, Series, UNDISTURBED, alternate};
 #[cfg(unix)]
 pub use throughput::{Meter, Throughput, throughput};
 #[cfg(unix)]

@@ -70,7 +70,11 @@ impl Series {
         self.runs.iter().filter(crowded).count()
     }
 
-    fn new(name: String, runs: Vec<Run>) -> Result<Self> {
+    /// Sums up some runs.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn new(name: String, runs: Vec<Run>) -> Result<Self> {
         let first = runs.first().context("no rounds were asked for")?;
         let unit = first.measured.unit();
         let figures: Vec<f64> = runs.iter().map(|run| run.measured.figure()).collect();
@@ -136,7 +140,7 @@ pub fn alternate(
 
 /// How much better than its mean a run's median is at least, if it was interrupted but had a core for
 /// each side in between.
-const UNDISTURBED: f64 = 1.8;
+pub const UNDISTURBED: f64 = 1.8;
 
 fn one_run(contender: &mut Contender<'_>, probe: &mut Probe) -> Result<Run> {
     if !contender.spins {

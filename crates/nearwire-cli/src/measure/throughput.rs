@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Budget, median};
 
@@ -11,7 +11,7 @@ use super::{Budget, median};
 const SLICE: Duration = Duration::from_micros(500);
 
 /// How many operations were done, over a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Throughput {
     /// Operations measured.
     pub operations: u64,

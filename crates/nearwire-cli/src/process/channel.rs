@@ -59,7 +59,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(socket: UnixStream) -> Self {
+    /// Talks over a socket, whose other end does so too.
+    pub fn new(socket: UnixStream) -> Self {
         Self { socket }
     }
 

@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// CPU time of all threads of a process so far.
 #[cfg(target_os = "linux")]
-pub(super) fn cpu_time(process: u32) -> Result<Duration> {
+pub fn cpu_time(process: u32) -> Result<Duration> {
     let gone = || format!("process {process} is gone");
     let mut total = Duration::ZERO;
     for task in fs::read_dir(format!("/proc/{process}/task")).with_context(gone)? {
@@ -23,7 +23,7 @@ pub(super) fn cpu_time(process: u32) -> Result<Duration> {
 /// Resident memory of a process in bytes. Of pages that it shares it has its share only, so that
 /// the memory of several processes adds up.
 #[cfg(target_os = "linux")]
-pub(super) fn resident(process: u32) -> Result<u64> {
+pub fn resident(process: u32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
         .with_context(|| format!("process {process} is gone"))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -105,14 +105,14 @@ impl Ticks {
 
 /// CPU time of all threads of a process so far, to the hundredth of a second.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn cpu_time(process: u32) -> Result<Duration> {
+pub fn cpu_time(process: u32) -> Result<Duration> {
     let told = told_by_ps(process, "time=")?;
     parse_time(&told).with_context(|| format!("ps says {told} for a time"))
 }
 
 /// Resident memory of a process in bytes, with all of the pages that it shares.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn resident(process: u32) -> Result<u64> {
+pub fn resident(process: u32) -> Result<u64> {
     let told = told_by_ps(process, "rss=")?;
     let kibibytes: u64 = told
         .parse()
