@@ -34,9 +34,10 @@ fn request(settings: &Settings, n: u64) -> Vec<u8> {
 /// Makes `calls` calls in the way of `kind` and checks each reply.
 pub fn echoes(settings: &Settings, commands: Commands) {
     let calls = settings.number("calls").unwrap_or(200) as u64;
+    let name = settings.server(NAME);
     let run = || match settings.text("kind").unwrap() {
         "blocking" => {
-            let mut client = builder(settings).connect_blocking(NAME).unwrap();
+            let mut client = builder(settings).connect_blocking(&name).unwrap();
             say("ready");
             for n in 0..calls {
                 let request = request(settings, n);
@@ -46,7 +47,7 @@ pub fn echoes(settings: &Settings, commands: Commands) {
             }
         }
         "pipeline" => {
-            let mut client = builder(settings).connect_blocking(NAME).unwrap();
+            let mut client = builder(settings).connect_blocking(&name).unwrap();
             say("ready");
             pipelined(settings, &mut client, calls);
         }
@@ -80,7 +81,10 @@ fn pipelined(settings: &Settings, client: &mut BlockingClient, calls: u64) {
 }
 
 async fn concurrently(settings: &Settings, calls: u64) {
-    let client = builder(settings).connect(NAME).await.unwrap();
+    let client = builder(settings)
+        .connect(&settings.server(NAME))
+        .await
+        .unwrap();
     say("ready");
     let tasks = (0..8u64).map(|task| {
         let (client, settings) = (client.clone(), settings.clone());
