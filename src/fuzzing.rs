@@ -19,6 +19,7 @@ use crate::waiter::Fences;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 /// Both rings' capacity: the smallest, so that inputs go round.
 const CAPACITY: usize = MIN_CAPACITY;
@@ -54,6 +55,29 @@ impl<'a> Input<'a> {
         let bytes = self.bytes(8);
         word[..bytes.len()].copy_from_slice(bytes);
         u64::from_le_bytes(word)
+    }
+}
+
+/// How long something may take to end once the peer is gone: so much time, and so many looks. By the
+/// clock alone a process that was stopped meanwhile, or got no processor, would have hung.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    until: Instant,
+    looks: usize,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self {
+            until: Instant::now() + Duration::from_secs(5),
+            looks: 1000,
+        }
+    }
+
+    /// To be asked at each look.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.looks = self.looks.saturating_sub(1);
+        self.looks == 0 && Instant::now() >= self.until
     }
 }
 

@@ -45,7 +45,7 @@ pub const MIN_CAPACITY: usize = 4 << 10;
 /// Largest ring capacity in bytes.
 pub const MAX_CAPACITY: usize = 256 << 20;
 /// Ring capacity in bytes unless a setting says otherwise.
-pub const DEFAULT_CAPACITY: usize = 64 << 10;
+pub const DEFAULT_CAPACITY: usize = 128 << 10;
 
 /// Size of a record's first word, in bytes; also the alignment of every record.
 pub const WORD: usize = 8;

@@ -25,6 +25,7 @@
 //! - `tokio` (default): the async client, async handlers and streams, `AsyncRead`/`AsyncWrite`.
 //! - `spsc_transport` (default): rings in shared memory. Without it everything goes over the socket.
 //! - `serde` (default): typed calls, encoded as postcard.
+//! - `mpmc_transport`: one request queue for all clients of a server, to migrate from (Linux).
 //! - `bb8`: a connection manager for those who pool with bb8.
 //! - `prometheus`: a server's metrics in a Prometheus registry.
 //! - `tower`: clients and pools as tower services, tower services as methods.
@@ -34,6 +35,8 @@
 //! hostile: it can break its own connection and nothing else.
 
 #![deny(unsafe_code)]
+// docs.rs says then which feature each item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod layout;
 pub mod proto;

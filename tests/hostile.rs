@@ -45,6 +45,8 @@ fn child_process() {
         ("storm", storm::rage),
         #[cfg(feature = "mpmc_transport")]
         ("queue storm", queue::rage),
+        #[cfg(feature = "mpmc_transport")]
+        ("queue scribbler", queue::scribble),
         ("hostile server", servers::serve),
         ("victims", servers::suffer),
     ]);

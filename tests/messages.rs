@@ -330,7 +330,7 @@ fn a_message_above_the_limit_is_refused_before_anything_is_sent() {
 #[test]
 fn try_send_says_when_the_shared_ring_is_full_and_try_recv_when_it_is_empty() {
     transports::run(nearwire::TransportPolicy::SharedMemoryOnly, || {
-        try_until_full_and_empty(60..66);
+        try_until_full_and_empty(125..131);
     });
 }
 
@@ -547,7 +547,7 @@ fn sending_to_a_peer_that_dropped_the_connection_fails_in_the_end() {
     let mut client = Connection::connect(&place.name()).unwrap();
     drop(listener.accept().unwrap());
     let message = pattern(1, 1000);
-    let error = (0..100)
+    let error = (0..200)
         .find_map(|_| client.send(&message).err())
         .expect("a full ring ends it");
     assert!(

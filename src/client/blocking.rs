@@ -213,6 +213,10 @@ impl BlockingClient {
     /// Tells the server something and wants no answer, not even an error. Returns when the request
     /// is in the ring; blocks while that is full.
     ///
+    /// The server takes what is in the ring though this client be dropped meanwhile, but then drops
+    /// async handlers that have not ended. What a process had sent that was killed, or exited
+    /// without dropping its client, may be lost.
+    ///
     /// # Errors
     /// As [`call_bytes`](Self::call_bytes), what the handler says excepted.
     pub fn notify_bytes(&mut self, method: &str, request: &[u8]) -> Result<()> {

@@ -79,7 +79,7 @@ impl ClientBuilder {
     }
 
     /// Wishes for rings of `bytes` per direction, a power of two. The server clamps it to its
-    /// limits. Default: 64 KiB.
+    /// limits. Default: 128 KiB, room for 64 requests of 1 KiB and some.
     #[must_use]
     pub fn ring(mut self, bytes: usize) -> Self {
         self.ring = bytes;

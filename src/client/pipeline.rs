@@ -13,14 +13,18 @@ use std::time::Instant;
 /// Looks that find nothing, between two looks whether the server is still there.
 const LOOKS_PER_CONTROL: u32 = 4096;
 
+/// Requests that are staged at most before they are published, whoever waits: the server has them while
+/// further ones are written (docs: tuning).
+const PUBLISHED_TOGETHER: u32 = 16;
+
 /// Names a call of a [`Pipeline`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(u64);
 
 /// Keeps several calls in flight on one connection: submit some, take replies, submit more.
 ///
-/// Requests are published together when a reply is waited for, when the ring is full, or by
-/// [`flush`](Self::flush). Replies come in the order in which the server finishes, which for sync
+/// Requests are published together: 16 at a time, and what there is when a reply is waited for, when the
+/// ring is full, or by [`flush`](Self::flush), which who goes from one pipeline to another should call. Replies come in the order in which the server finishes, which for sync
 /// handlers is the order of submission; but one of more than half the ring may be overtaken by
 /// smaller ones. Dropping the pipeline gives up what is still in flight:
 /// the server runs it, the replies are ignored.
@@ -45,6 +49,8 @@ pub struct Pipeline<'a> {
     /// The number of the first call of this pipeline: earlier ones were given up.
     first: u64,
     in_flight: usize,
+    /// Requests submitted since something was published.
+    staged: u32,
     /// How often `try_next` found nothing.
     looks_in_vain: u32,
     /// Replies that arrived while a request waited for space. At most `in_flight`.
@@ -60,6 +66,7 @@ impl<'a> Pipeline<'a> {
             client,
             first,
             in_flight: 0,
+            staged: 0,
             looks_in_vain: 0,
             early: VecDeque::new(),
             sampled: VecDeque::new(),
@@ -98,6 +105,10 @@ impl<'a> Pipeline<'a> {
             self.sample(id);
         }
         self.in_flight += 1;
+        self.staged += 1;
+        if self.staged == PUBLISHED_TOGETHER {
+            self.flush();
+        }
         Ok(CallId(id))
     }
 
@@ -108,6 +119,7 @@ impl<'a> Pipeline<'a> {
 
     /// Makes submitted requests visible to the server at once.
     pub fn flush(&mut self) {
+        self.staged = 0;
         self.client.link.tx.publish();
     }
 
@@ -239,8 +251,8 @@ impl<'a> Pipeline<'a> {
 
     /// Publishes what was submitted and waits until an answer may be there.
     fn wait_for_answer(&mut self) -> Result<bool> {
+        self.flush();
         let client = &mut *self.client;
-        client.link.tx.publish();
         let wanted = Wanted {
             data: Some(&mut client.link.rx),
             space: None,

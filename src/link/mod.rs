@@ -381,6 +381,12 @@ impl Shared {
         false
     }
 
+    /// Whether the peer's frames come through this server's request queue.
+    #[cfg(feature = "mpmc_transport")]
+    pub(crate) fn is_fed_by_queue(&self) -> bool {
+        matches!(self.requests, Some(requests::Requests::Taken(_)))
+    }
+
     /// Puts into the request queue what is published up to `position`, and the end of the ring if it
     /// is there. What the queue has no room for is sent by another thread.
     #[cfg(feature = "mpmc_transport")]

@@ -42,7 +42,7 @@ pub(super) use inlet::Inlet;
 
 use super::Shared;
 use crate::error::{SegmentRefused, Violation};
-use crate::layout::queue::BODY;
+use crate::layout::queue::{BODY, SLOTS};
 use crate::queue::{Consumer, Head, Popped, owner};
 use crate::segment::QueueWords;
 use crate::sys::Handle;
@@ -163,9 +163,7 @@ impl RequestQueue {
                     continue;
                 }
                 Popped::Damaged => {
-                    if !self.damaged.swap(true, Relaxed) {
-                        tracing::error!("a client has damaged the request queue");
-                    }
+                    self.note_damage();
                     count += 1;
                     continue;
                 }
@@ -198,9 +196,27 @@ impl RequestQueue {
         count
     }
 
-    /// Frees the queue's next slot if somebody has claimed it who is no client any more: one whose
-    /// connection was closed on this side, and who did not know it yet.
+    /// As [`drain`](Self::drain), until nothing is left that was there, and what other workers had
+    /// taken is where it belongs.
+    pub(crate) fn settle(&self, worker: usize, own: &mut Vec<usize>) {
+        self.drain(SLOTS, worker, own);
+        // Who takes pieces holds the lock until they are there.
+        drop(self.inlets.write());
+    }
+
+    fn note_damage(&self) {
+        if !self.damaged.swap(true, Relaxed) {
+            tracing::error!("a client has damaged the request queue");
+        }
+    }
+
+    /// Puts the queue's tail right if a client has written into it what cannot be, and frees the
+    /// next slot if somebody has claimed it who is no client any more: one whose connection was
+    /// closed on this side, and who did not know it yet.
     pub(crate) fn skip_strays(&self) {
+        if self.consumer.mend() {
+            self.note_damage();
+        }
         let Some(stray) = self.consumer.waits_for() else {
             return;
         };

@@ -32,7 +32,9 @@
 //! A producer that is stopped (not dead) between claim and fill holds up everybody behind it. And
 //! nothing keeps a hostile producer from writing whatever it likes wherever it likes in the queue:
 //! the consumers believe no word of it and come to no harm, but what the others sent may be lost,
-//! changed or invented. That is what rings of one producer each are better at.
+//! changed or invented. That is what rings of one producer each are better at. A tail that is where
+//! it cannot be is put right ([`Consumer::mend`]), so that the queue is of use again once the hostile
+//! producer is gone.
 
 use crate::layout::WORD;
 use crate::layout::queue::{BODY, HEAD};
@@ -271,6 +273,42 @@ impl<M: Memory> Consumer<M> {
         let seen = self.memory.word(slot, 0).load(Relaxed);
         let claimed = seen & STATE == CLAIMED && seen >> LAP_SHIFT == lap >> LAP_SHIFT;
         claimed.then_some(seen >> OWNER_SHIFT & OWNER)
+    }
+
+    /// Puts a tail right that only a hostile producer can have written: beyond a slot that is free
+    /// (invariant 1), or further behind than its slots go. Else producers would go on behind a slot
+    /// that nobody fills, and take the queue for full for ever. True if there was something to do.
+    ///
+    /// All that is done here honest producers can live with at any moment, so it need not be proved
+    /// that no other thread has moved the head meanwhile.
+    pub(crate) fn mend(&self) -> bool {
+        let head = self.head.load(Relaxed);
+        let (slot, lap) = place(&self.memory, head);
+        let tail = self.memory.tail().load(Relaxed);
+        let ahead = tail.wrapping_sub(head).cast_signed();
+        let slots = self.memory.slots() as i64;
+        let is_free = self.memory.word(slot, 0).load(Relaxed) == lap | FREE;
+        if !is_free || (-slots..=0).contains(&ahead) {
+            return false;
+        }
+        // What was pushed there is not to lie until others have filled what is before it.
+        let free = |ahead: u64| {
+            let (slot, lap) = place(&self.memory, head.wrapping_add(ahead));
+            let word = self.memory.word(slot, 0);
+            (word.load(Relaxed) == lap | FREE).then_some((word, lap))
+        };
+        let gap = (1..slots as u64).find(|&ahead| free(ahead).is_none());
+        for ahead in 0..gap.unwrap_or(0) {
+            if let Some((word, lap)) = free(ahead) {
+                // A producer that claims it first fills it.
+                let _ = word.compare_exchange(lap | FREE, lap | SKIPPED, Relaxed, Relaxed);
+            }
+        }
+        // From the gap's end producers move it on themselves.
+        let right = head.wrapping_add(gap.unwrap_or(0));
+        let tail_word = self.memory.tail();
+        let _ = tail_word.compare_exchange(tail, right, Relaxed, Relaxed);
+        true
     }
 
     /// Lets consumers skip what `owner` has claimed and not filled. It should be known not to write

@@ -115,6 +115,51 @@ fn many_threads() {
     );
 }
 
+/// Wherever the tail was written to, what was pushed before and after arrives.
+#[test]
+fn a_tail_that_cannot_be_is_put_right() {
+    const LAP: u64 = SLOTS as u64;
+    for start in [0, 3, 5 * LAP + 2] {
+        for off in [1, 3, LAP - 1, LAP, LAP + 1, 1 << 20, 1 << 50, u64::MAX / 2] {
+            for tail in [start + off, start.wrapping_sub(off)] {
+                let heap = Heap::new();
+                let (producer, consumer) =
+                    (Producer::new(heap.clone(), 7), Consumer::new(heap.clone()));
+                let mut body = [0; BODY];
+                for n in 0..start {
+                    assert!(producer.push(&[0, n, 0, 0], &[]));
+                    assert_eq!(
+                        consumer.pop(&mut body, length),
+                        Popped::Record([0, n, 0, 0], 0)
+                    );
+                }
+                assert!(!consumer.mend());
+                heap.tail().store(tail, Relaxed);
+                // Somebody's way to push before anybody mends it, and after.
+                let before = producer.push(&[0, 1, 0, 0], &[]);
+                let mut taken = Vec::new();
+                for _ in 0..3 * LAP {
+                    consumer.mend();
+                    match consumer.pop(&mut body, length) {
+                        Popped::Record(head, _) => taken.push(head[1]),
+                        Popped::Nothing | Popped::Skipped => {}
+                        Popped::Damaged => panic!("nothing but the tail was damaged"),
+                    }
+                }
+                assert_eq!(taken, [1][..usize::from(before)], "tail {tail} at {start}");
+                for n in 10..10 + 2 * LAP {
+                    assert!(producer.push(&[0, n, 0, 0], &[]), "tail {tail} at {start}");
+                    assert_eq!(
+                        consumer.pop(&mut body, length),
+                        Popped::Record([0, n, 0, 0], 0)
+                    );
+                }
+                assert!(!consumer.mend());
+            }
+        }
+    }
+}
+
 #[test]
 fn whatever_is_written_the_consumer_comes_through() {
     let mut random = fastrand::Rng::with_seed(7);
@@ -143,6 +188,7 @@ fn whatever_is_written_the_consumer_comes_through() {
                 }
             }
             consumer.skip_claims(7);
+            consumer.mend();
         }
     }
 }

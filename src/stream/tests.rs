@@ -38,9 +38,11 @@ fn listener() -> ListenerBuilder {
 
 /// A connection, and the other end without any manners.
 fn messages() -> (Connection, Link) {
+    // Smaller than the largest message.
+    let client = ClientBuilder::new().ring(64 << 10);
     with_name(|name| {
         let listener = listener().bind(name).unwrap();
-        let link = ClientBuilder::new().link(name, Mode::Messages).unwrap();
+        let link = client.link(name, Mode::Messages).unwrap();
         (listener.accept().unwrap(), link)
     })
 }

@@ -79,6 +79,8 @@ pub(super) struct Connection {
     /// Whether it is swept.
     pub(super) is_active: bool,
     is_over_socket: bool,
+    /// The client has closed the connection: how far its ring is taken at most.
+    ends_at: Option<u64>,
     /// Whether the page does not say yet how it was parked.
     pub(super) is_unobserved: bool,
 }
@@ -131,6 +133,7 @@ impl Connection {
             is_active: false,
             is_unobserved: false,
             is_over_socket,
+            ends_at: None,
         }
     }
 
@@ -153,6 +156,23 @@ impl Connection {
 
     pub(super) fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// The client has closed the connection behind what it had sent, which is taken first: a ring full
+    /// at most, whatever it writes there from now on.
+    pub(super) fn finish(&mut self) {
+        self.ends_at = Some(self.link.rx.bytes() + self.link.shared.terms.ring_in as u64);
+    }
+
+    /// Whether [`finish`](Self::finish) was said.
+    #[inline(always)]
+    pub(super) fn is_finishing(&self) -> bool {
+        self.ends_at.is_some()
+    }
+
+    /// Whether as much was taken since then as could have been there.
+    pub(super) fn is_finished(&self) -> bool {
+        self.ends_at.is_some_and(|end| self.link.rx.bytes() >= end)
     }
 
     /// The connection's number.

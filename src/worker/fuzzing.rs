@@ -2,14 +2,14 @@
 
 use super::{Mail, RunningLimit, Worker, WorkerSettings};
 use crate::error::Status;
-use crate::fuzzing::{Input, MAX_MESSAGE, link};
+use crate::fuzzing::{Input, MAX_MESSAGE, Patience, link};
 use crate::metrics::CountersPage;
 use crate::proto::handshake::CallShape;
 use crate::proto::status::Code;
 use crate::server::methods::{Handler, Methods, Streams};
 use crate::settings::Spin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 
@@ -59,9 +59,9 @@ fn run(runtime: &Runtime, mut input: Input<'_>) {
         }
     }
     peer.die();
-    let patience = Instant::now() + Duration::from_secs(5);
+    let mut patience = Patience::new();
     while load.load(super::Relaxed) > 0 {
-        assert!(Instant::now() < patience, "the connection stays");
+        assert!(!patience.is_over(), "the connection stays");
         step(&mut worker, runtime);
         park(&mut worker);
     }

@@ -5,6 +5,8 @@ use crate::support::child::{Commands, open_descriptors, say};
 use crate::support::{Settings, current_thread, multi_thread, pattern};
 use nearwire::{BlockingClient, Client, ClientBuilder, Spin};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -31,10 +33,33 @@ fn request(settings: &Settings, n: u64) -> Vec<u8> {
     pattern(n ^ u64::from(std::process::id()) << 32, len)
 }
 
-/// Makes `calls` calls in the way of `kind` and checks each reply.
+/// Says now and then that calls have ended, so that whoever waits for all of them can tell a machine that
+/// is slow from a call that hangs.
+#[derive(Debug, Default)]
+struct Progress {
+    ended: AtomicU64,
+    /// After how many it is said; never, if nobody asks for it.
+    every: Option<u64>,
+}
+
+impl Progress {
+    fn one_ended(&self) {
+        let ended = self.ended.fetch_add(1, Relaxed) + 1;
+        if self.every.is_some_and(|every| ended.is_multiple_of(every)) {
+            say("on");
+        }
+    }
+}
+
+/// Makes `calls` calls in the way of `kind` and checks each reply. With `progress` it says `on` after each so
+/// many.
 pub fn echoes(settings: &Settings, commands: Commands) {
     let calls = settings.number("calls").unwrap_or(200) as u64;
     let name = settings.server(NAME);
+    let progress = Arc::new(Progress {
+        every: settings.number("progress").map(|every| every as u64),
+        ..Progress::default()
+    });
     let run = || match settings.text("kind").unwrap() {
         "blocking" => {
             let mut client = builder(settings).connect_blocking(&name).unwrap();
@@ -44,15 +69,16 @@ pub fn echoes(settings: &Settings, commands: Commands) {
                 let method = ["echo", "echo_into", "echo_ready", "echo_later"][n as usize % 4];
                 let method = settings.text("method").unwrap_or(method);
                 assert!(client.call_bytes(method, &request).unwrap() == request);
+                progress.one_ended();
             }
         }
         "pipeline" => {
             let mut client = builder(settings).connect_blocking(&name).unwrap();
             say("ready");
-            pipelined(settings, &mut client, calls);
+            pipelined(settings, &mut client, calls, &progress);
         }
-        "async" => current_thread().block_on(concurrently(settings, calls)),
-        "async, many threads" => multi_thread().block_on(concurrently(settings, calls)),
+        "async" => current_thread().block_on(concurrently(settings, calls, &progress)),
+        "async, many threads" => multi_thread().block_on(concurrently(settings, calls, &progress)),
         other => panic!("no kind {other:?}"),
     };
     run();
@@ -60,7 +86,7 @@ pub fn echoes(settings: &Settings, commands: Commands) {
     commands.wait();
 }
 
-fn pipelined(settings: &Settings, client: &mut BlockingClient, calls: u64) {
+fn pipelined(settings: &Settings, client: &mut BlockingClient, calls: u64, progress: &Progress) {
     let methods = ["echo_into", "echo_later"].map(|name| client.method(name).unwrap());
     let mut pipeline = client.pipeline();
     let mut expected = HashMap::new();
@@ -76,11 +102,12 @@ fn pipelined(settings: &Settings, client: &mut BlockingClient, calls: u64) {
         pipeline
             .next(|id, reply| assert!(expected.remove(&id).unwrap() == reply.unwrap()))
             .unwrap();
+        progress.one_ended();
     }
     assert!(expected.is_empty());
 }
 
-async fn concurrently(settings: &Settings, calls: u64) {
+async fn concurrently(settings: &Settings, calls: u64, progress: &Arc<Progress>) {
     let client = builder(settings)
         .connect(&settings.server(NAME))
         .await
@@ -88,12 +115,14 @@ async fn concurrently(settings: &Settings, calls: u64) {
     say("ready");
     let tasks = (0..8u64).map(|task| {
         let (client, settings) = (client.clone(), settings.clone());
+        let progress = progress.clone();
         tokio::spawn(async move {
             for n in 0..calls / 8 {
                 let request = request(&settings, task << 16 | n);
                 let method = ["echo_into", "echo_later"][n as usize % 2];
                 let method = settings.text("method").unwrap_or(method);
                 assert!(client.call_bytes(method, &request).await.unwrap() == request);
+                progress.one_ended();
             }
         })
     });

@@ -287,7 +287,7 @@ fn the_calls_of_all_connections_together_are_limited() {
 fn mapped_memory_is_limited_and_comes_back() {
     let place = Place::new();
     // Room for two default connections, each of two rings and their words.
-    let each = 2 * (64 << 10) + 2 * 4096;
+    let each = 2 * (128 << 10) + 2 * 4096;
     let limit = (2 * each + 1).to_string();
     let server = place.start_ready(
         "server",

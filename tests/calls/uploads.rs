@@ -2,7 +2,8 @@
 
 use crate::server::NAME;
 use crate::support::{
-    PATIENCE, Place, eventually_async, multi_thread, pattern, within, within_async,
+    PATIENCE, Place, current_thread, eventually, eventually_async, multi_thread, pattern, within,
+    within_async,
 };
 use nearwire::{BlockingClient, Client, ClientBuilder, CloseReason, Code, Error, Executed};
 use std::time::{Duration, Instant};
@@ -347,6 +348,40 @@ fn notifications_arrive_and_get_no_answer() {
     });
 }
 
+fn notifications_arrive_though_their_client_is_closed_behind_them() {
+    const CLIENTS: u64 = 100;
+    const EACH: u64 = 20;
+    let place = Place::new();
+    // A server that sleeps is told of the requests and of the end at the same time.
+    for (name, spin) in [("asleep", "never"), ("awake", "default")] {
+        let settings = [("name", name), ("spin", spin), ("workers", "2")];
+        let server = place.start_ready("server", &settings);
+        let socket = place.socket(name);
+        within(PATIENCE, "clients that close at once", move || {
+            let runtime = current_thread();
+            for number in 0..CLIENTS {
+                if number % 2 == 0 {
+                    let mut client = BlockingClient::connect(&socket).unwrap();
+                    for n in 0..EACH {
+                        client.notify_bytes("echo", &pattern(n, 100)).unwrap();
+                    }
+                } else {
+                    runtime.block_on(async {
+                        let client = Client::connect(&socket).await.unwrap();
+                        for n in 0..EACH {
+                            client.notify_bytes("echo", &pattern(n, 100)).await.unwrap();
+                        }
+                    });
+                }
+            }
+            eventually("all connections are over", || {
+                server.report()["connections"] == 0
+            });
+            assert_eq!(server.report()["echoed"], CLIENTS * EACH, "{name}");
+        });
+    }
+}
+
 fn a_method_called_in_the_wrong_way_is_named() {
     let place = Place::new();
     let _server = place.start_ready("server", &[]);
@@ -375,6 +410,7 @@ crate::over_all_transports!(
     streams_go_both_ways_at_a_time,
     a_deadline_ends_calls_with_streams,
     notifications_arrive_and_get_no_answer,
+    notifications_arrive_though_their_client_is_closed_behind_them,
     both_halves_of_a_call_are_told_how_it_failed,
     a_method_called_in_the_wrong_way_is_named,
 );

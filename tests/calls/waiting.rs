@@ -110,11 +110,14 @@ fn hammer(server_spin: &str, client_spin: &str, calls: &str, workers: &str) {
             ("spin", client_spin),
             ("method", "echo_into"),
             ("len", "64"),
+            ("progress", "500"),
         ];
         place.start_ready("echoes", &settings)
     });
+    // So much work takes minutes where a sanitizer watches and others want the processors too. Who hangs
+    // says nothing any more.
     for client in &clients {
-        client.expect("done");
+        while client.hear() == "on" {}
     }
     eprintln!(
         "4 clients ({client_spin}) and a server ({server_spin}), {calls} calls each: {:?}",

@@ -7,9 +7,10 @@ use crate::raw::{COMMITTED, Pages, Raw, Welcomed, hello};
 use crate::server::NAME;
 use crate::storm::Random;
 use crate::support::child::{Commands, say};
-use crate::support::{Place, Settings, eventually};
+use crate::support::{PATIENCE, Place, Settings, eventually, pattern, within};
 use nearwire::layout::WORD;
 use nearwire::proto::handshake::{FEATURE_MPMC_TRANSPORT, Hello};
+use nearwire::{ClientBuilder, TransportPolicy};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// As docs/02 has them.
@@ -137,6 +138,59 @@ pub fn rage(settings: &Settings, commands: Commands) {
     }
     say(format!("slots={next} closed={closed}"));
     commands.next();
+}
+
+/// The role of a process that writes the queue's tail where it is told to, and stays.
+pub fn scribble(settings: &Settings, commands: Commands) {
+    let (_raw, queue, ..) = connect(settings.text("socket").expect("a socket"));
+    say("ready");
+    loop {
+        let tail = match commands.next().parse::<i64>() {
+            Ok(tail) => tail,
+            Err(_) => return,
+        };
+        let word = queue.word(TAIL_AT);
+        word.store(word.load(Relaxed).wrapping_add_signed(tail), Relaxed);
+        say("written");
+    }
+}
+
+/// Its clients trust one another, but what one of them did is not to last longer than it.
+#[test]
+fn a_queue_whose_tail_was_overwritten_is_of_use_again() {
+    let place = Place::new();
+    let settings = [("workers", "1"), ("transport", "prefer mpmc")];
+    let _server = place.start_ready("server", &settings);
+    let socket = place.socket(NAME);
+    let scribbler = place.start_ready("queue scribbler", &[("socket", &*socket)]);
+    within(PATIENCE, "calls through a damaged queue", move || {
+        let builder = ClientBuilder::new().transport(TransportPolicy::MpmcOnly);
+        let mut client = builder.connect_blocking(&socket).unwrap();
+        let mut call = |what: &str| {
+            for n in 0..100 {
+                let request = pattern(n, 300);
+                let reply = client.call_bytes("echo", &request);
+                assert_eq!(reply.expect(what), request, "{what}");
+            }
+        };
+        call("before");
+        let lap = SLOTS as i64;
+        for by in [
+            1,
+            100,
+            lap,
+            8 * lap,
+            1 << 40,
+            i64::MAX,
+            -lap - 2,
+            -(1 << 40),
+        ] {
+            assert_eq!(scribbler.ask(&by.to_string()), "written");
+            call(&by.to_string());
+        }
+        drop(scribbler);
+        call("after");
+    });
 }
 
 #[test]

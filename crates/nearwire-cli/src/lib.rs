@@ -126,8 +126,8 @@ impl Command {
 /// A server and many connections, measured: what `nearwire bench scale` prints.
 #[cfg(unix)]
 pub mod scale {
-    pub use crate::bench::scale::{Figures, Plan, Point, Report, Shape};
-    pub use crate::measure::{RatioFigures, Verdict};
+    pub use crate::bench::scale::{Figures, Found, Placed, Plan, Point, Report, Shape};
+    pub use crate::measure::{Distance, RatioFigures, Verdict};
 }
 
 /// Whether this process was started by a measurement, which runs its own executable again; if so,

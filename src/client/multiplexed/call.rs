@@ -236,7 +236,7 @@ impl Drop for Place<'_> {
         let core = self.core.clone();
         let mut state = core.lock();
         self.leave(&mut state);
-        Core::unlock(state);
+        core.unlock(state);
     }
 }
 
@@ -307,7 +307,7 @@ impl<'a> Call<'a> {
         } else if state.solo_left > 0 {
             state.solo_left -= 1;
             state.stay_awake();
-            Core::unlock(state);
+            core.unlock(state);
             match self.look_for_a_while(core, key) {
                 Looked::Found(end) => return Poll::Ready(end),
                 Looked::InTurns => {
@@ -317,14 +317,14 @@ impl<'a> Call<'a> {
                     };
                     let mut state = core.lock();
                     self.place.leave(&mut state);
-                    Core::unlock(state);
+                    core.unlock(state);
                     return Poll::Ready(Err(error));
                 }
                 Looked::InVain => {}
             }
             state = core.lock();
         } else if !std::mem::replace(&mut self.stepped_back, true) {
-            Core::unlock(state);
+            core.unlock(state);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         } else {
@@ -336,7 +336,7 @@ impl<'a> Call<'a> {
         if timed_out.is_ready() {
             self.place.leave(&mut state);
         }
-        Core::unlock(state);
+        core.unlock(state);
         timed_out.map(Err)
     }
 
@@ -350,7 +350,7 @@ impl<'a> Call<'a> {
         let slice = spinner.slice(core.looker, &mut looked, || {
             let mut state = core.lock();
             end = self.look(&mut state, key);
-            Core::unlock(state);
+            core.unlock(state);
             end.is_some()
         });
         match (end, slice) {
@@ -400,7 +400,7 @@ impl Future for Call<'_> {
             }
             Poll::Pending => Poll::Pending,
         };
-        Core::unlock(state);
+        core.unlock(state);
         if polled.is_ready() {
             coop.made_progress();
         }

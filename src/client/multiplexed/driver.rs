@@ -40,7 +40,7 @@ impl Drop for Driver {
             state.close();
             state.end_all();
         }
-        Core::unlock(state);
+        core.unlock(state);
     }
 }
 
@@ -69,7 +69,7 @@ impl Future for Driver {
                 this.looked = None;
                 let over = state.over;
                 state.driver_running = true;
-                Core::unlock(state);
+                core.unlock(state);
                 if over {
                     return Poll::Ready(());
                 }
@@ -79,7 +79,7 @@ impl Future for Driver {
             }
             if state.is_waiting() {
                 state.driver_running = true;
-                Core::unlock(state);
+                core.unlock(state);
                 match this
                     .spinner
                     .slice(core.looker, &mut this.looked, || core.lock().has_news())
@@ -105,7 +105,7 @@ impl Future for Driver {
                 state.poll_idle(cx)
             };
             match slept {
-                Poll::Ready(Ok(Waited::Ready)) => Core::unlock(state),
+                Poll::Ready(Ok(Waited::Ready)) => core.unlock(state),
                 Poll::Ready(outcome) => {
                     if let Err(error) = outcome {
                         tracing::error!(%error, "a client cannot sleep");
@@ -113,13 +113,13 @@ impl Future for Driver {
                         state.close();
                     }
                     state.end_all();
-                    Core::unlock(state);
+                    core.unlock(state);
                     return Poll::Ready(());
                 }
                 Poll::Pending => {
                     state.driver_awake = waiting;
                     state.driver_running = false;
-                    Core::unlock(state);
+                    core.unlock(state);
                     return Poll::Pending;
                 }
             }

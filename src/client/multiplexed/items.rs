@@ -66,7 +66,7 @@ impl StreamCall {
             // Whichever half asks first, both are told the same.
             place.fail(&mut state, error);
         }
-        Core::unlock(state);
+        core.unlock(state);
         if polled.is_ready() {
             coop.made_progress();
         }
@@ -281,7 +281,7 @@ impl Drop for ByteItemSink {
             let mut state = core.lock();
             let text = "the caller dropped its stream";
             state.finish_upload(key, &Status::new(Code::CANCELLED, text));
-            Core::unlock(state);
+            core.unlock(state);
         }
     }
 }

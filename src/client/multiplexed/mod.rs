@@ -55,6 +55,9 @@ use std::task::{Context, Poll, Waker};
 /// Calls that may be made alone in a row before one lets other tasks run first.
 const SOLO_CALLS: u32 = 64;
 
+/// Tasks that are woken between two times that the lock is held.
+const WOKEN_TOGETHER: usize = 32;
+
 /// A connection to a server, for calls from any number of tasks. Cheap to clone; clones share the
 /// connection, which closes with the last of them and of their calls.
 ///
@@ -95,13 +98,23 @@ impl Core {
     }
 
     /// Ends a piece of work on the state: wakes, without the lock, whoever it is due to.
-    fn unlock(mut state: MutexGuard<'_, State>) {
-        if state.to_wake.is_empty() {
-            return;
+    ///
+    /// They are taken out some at a time, so that the list keeps its memory: lists that come and go
+    /// with every look, and are large now and then, make an allocator tidy up all that is small, and
+    /// each reply is allocated (docs: tuning).
+    fn unlock<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        while state.to_wake.len() > 1 {
+            let woken: [Option<Waker>; WOKEN_TOGETHER] =
+                std::array::from_fn(|_| state.to_wake.pop_front());
+            drop(state);
+            woken.into_iter().flatten().for_each(Waker::wake);
+            state = self.lock();
         }
-        let woken = std::mem::take(&mut state.to_wake);
+        let last = state.to_wake.pop_front();
         drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        if let Some(last) = last {
+            last.wake();
+        }
     }
 }
 
@@ -243,6 +256,10 @@ impl Client {
     /// Tells the server something and wants no answer, not even an error. To be awaited: ready when
     /// the request is on its way; waits while much else is.
     ///
+    /// Afterwards the client may be dropped: the server takes what is in the ring all the same, but
+    /// then drops async handlers that have not ended. What did not fit into the ring, and what a
+    /// process had sent that was killed, may be lost.
+    ///
     /// The future gives what [`call_bytes`](Self::call_bytes) does, what the handler says excepted.
     pub fn notify_bytes<'a>(&self, method: &str, request: &'a [u8]) -> Notification<'a> {
         Notification::new(self.core.clone(), self.method(method), request)
@@ -351,7 +368,7 @@ impl Client {
         std::future::poll_fn(|cx| {
             let mut state = self.core.lock();
             let answered = state.poll_ping(&mut number, cx);
-            Core::unlock(state);
+            self.core.unlock(state);
             answered
         })
         .await

@@ -63,7 +63,7 @@ impl Future for Notification<'_> {
         };
         let mut state = this.core.lock();
         let sent = state.poll_notify(method.number(), this.request, this.trace, cx);
-        Core::unlock(state);
+        this.core.unlock(state);
         sent
     }
 }

@@ -32,6 +32,9 @@ const IN_FLIGHT: usize = 2;
 /// Longer than a ring: it waits for space.
 const LARGE: usize = 2 * MIN_CAPACITY;
 
+/// The number of the method whose replies are large.
+const MUCH: u16 = 1;
+
 /// So many steps no schedule takes in which everybody is woken.
 const STEPS: usize = 50_000;
 
@@ -45,10 +48,12 @@ fn terms() -> Terms {
         max_in_flight: IN_FLIGHT,
         stream_credits: 4,
         connection_id: 1,
-        methods: Arc::new([Method {
-            shape: CallShape::Unary,
-            name: "echo".into(),
-        }]),
+        methods: ["echo", "much"]
+            .map(|name| Method {
+                shape: CallShape::Unary,
+                name: name.into(),
+            })
+            .into(),
         features: 0,
         peer_label: String::new(),
     }
@@ -85,7 +90,8 @@ fn links() -> (Link, Link) {
     )
 }
 
-/// Answers requests and pings until it is told to stop, or has answered so many.
+/// Answers requests, with what they say or with much, and pings, until it is told to stop or has answered
+/// so many.
 fn serve(link: &mut Link, stop: &AtomicBool, mut answers: usize) {
     let (mut reassembly, mut buffer) = (Reassembly::new(1 << 20), Vec::new());
     while answers > 0 && !stop.load(Relaxed) {
@@ -95,7 +101,14 @@ fn serve(link: &mut Link, stop: &AtomicBool, mut answers: usize) {
                 thread::yield_now();
                 continue;
             }
-            Some(Incoming::Request { id, payload, .. }) => (Header::reply(id), payload.to_vec()),
+            Some(Incoming::Request {
+                method,
+                id,
+                payload,
+            }) => match method {
+                MUCH => (Header::reply(id), vec![0; LARGE]),
+                _ => (Header::reply(id), payload.to_vec()),
+            },
             Some(Incoming::Message(message)) => match message.header.kind {
                 Kind::Request if !message.header.one_way => {
                     let id = message.header.request_id;
@@ -239,6 +252,18 @@ fn give_up(client: Client, number: usize) {
     call(client, number);
 }
 
+/// Gives up a small call after its first poll, and makes no other: what the server sends for it, which
+/// is more than its ring has space for, is taken all the same. Else the server would be stuck with it.
+fn give_up_and_rest(client: Client, _: usize) {
+    block_on(async {
+        let mut given_up = pin!(client.call_bytes("much", b"more"));
+        poll_fn(|cx| Poll::Ready(given_up.as_mut().poll(cx).is_ready())).await;
+    });
+    while client.core.lock().is_waiting() {
+        thread::yield_now();
+    }
+}
+
 /// Tells something twice, for which it may have to wait, and asks for a sign of life.
 fn notify_and_ping(client: Client, number: usize) {
     let request = vec![number as u8; LARGE / 2];
@@ -278,6 +303,11 @@ fn calls_beyond_the_limit_are_answered() {
 #[test]
 fn calls_that_are_given_up_hinder_nobody() {
     check(|| run(usize::MAX, &[call, give_up, give_up, notify_and_ping]));
+}
+
+#[test]
+fn what_is_sent_for_a_call_that_was_given_up_is_taken() {
+    check(|| run(usize::MAX, &[give_up_and_rest]));
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub(super) struct State {
     /// Spins of the driver that found something, and that did not.
     pub(super) driver_spins: (u64, u64),
     /// Wakers due, to be called without the lock.
-    pub(super) to_wake: Vec<Waker>,
+    pub(super) to_wake: VecDeque<Waker>,
 }
 
 /// A call that has a place.
@@ -148,7 +148,7 @@ impl State {
             begun: 0,
             latencies: Latencies::new(sampling),
             driver_spins: (0, 0),
-            to_wake: Vec::new(),
+            to_wake: VecDeque::new(),
         }
     }
 
@@ -587,7 +587,7 @@ impl State {
             }
             Kind::GoAway => {
                 self.draining = true;
-                self.to_wake.append(&mut self.want_end);
+                self.to_wake.extend(self.want_end.drain(..));
                 return Ok(());
             }
             Kind::Pong => {
@@ -596,7 +596,7 @@ impl State {
                     .map_or(0, |bytes| u64::from_le_bytes(*bytes));
                 // No more than was asked for, whatever the server says.
                 self.pongs = self.pongs.max(number.min(self.pings));
-                self.to_wake.append(&mut self.want_pong);
+                self.to_wake.extend(self.want_pong.drain(..));
                 return Ok(());
             }
             Kind::Ping => return Ok(()),
@@ -695,7 +695,7 @@ impl State {
     /// once the outbox is empty, for then nothing is left to be sent.
     fn room_made(&mut self) {
         if self.outbox.is_nearly_empty() {
-            self.to_wake.append(&mut self.want_room);
+            self.to_wake.extend(self.want_room.drain(..));
         }
     }
 
@@ -745,9 +745,9 @@ impl State {
         self.outbox = Outbox::default();
         self.to_wake
             .extend(self.want_place.drain(..).map(|(_, waker)| waker));
-        self.to_wake.append(&mut self.want_room);
-        self.to_wake.append(&mut self.want_end);
-        self.to_wake.append(&mut self.want_pong);
+        self.to_wake.extend(self.want_room.drain(..));
+        self.to_wake.extend(self.want_end.drain(..));
+        self.to_wake.extend(self.want_pong.drain(..));
         self.to_wake.extend(self.driver.clone());
     }
 

@@ -10,6 +10,7 @@ use crate::sys::os::closing::closes_at_once;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::mem::ManuallyDrop;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Threads that may hang in a `close` at a time. What comes beyond waits for one of them.
 const MAX_THREADS: usize = 16;
@@ -69,8 +70,12 @@ fn close(fd: OwnedFd) {
     }
 }
 
-/// How long a thread waits for more before it ends.
-const KEPT: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a thread waits for more before it ends. Years under a fuzzer, whose leak checker takes
+/// for a leak what std keeps for a thread that is just starting or ending.
+const KEPT: Duration = match cfg!(fuzzing) {
+    true => Duration::from_secs(1 << 30),
+    false => Duration::from_secs(1),
+};
 
 fn close_what_waits() {
     let mut queue = lock();
@@ -104,7 +109,7 @@ mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn a_lingering_socket_holds_nobody_up() {

@@ -30,7 +30,7 @@ pub struct CallOptions {
     /// Microseconds that either side may spin before it sleeps; 0: never [default: 50].
     #[arg(long, value_name = "MICROS")]
     spin: Option<u64>,
-    /// Wish for rings of this size per direction, a power of two [default: 64 KiB].
+    /// Wish for rings of this size per direction, a power of two [default: 128 KiB].
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
     ring: Option<usize>,
 }

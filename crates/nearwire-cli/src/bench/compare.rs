@@ -311,6 +311,7 @@ fn several(
                     for line in lines.iter_mut() {
                         let now = left.min(IN_TURN);
                         line.calls(now)?;
+                        line.flush();
                         left -= now;
                     }
                 }

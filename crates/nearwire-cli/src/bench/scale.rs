@@ -17,6 +17,7 @@ mod tasks;
 mod threads;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::calls::Transport;
 use crate::arguments;
-use crate::measure::{Budget, Options, RatioFigures, Thoroughness};
+use crate::measure::{Bracket, Budget, Distance, Options, Probe, RatioFigures, Thoroughness};
 use crate::process::{end_with_children, raise_descriptor_limit};
 
 pub use client::{SCALE_CLIENT_ROLE, be_scale_client};
@@ -34,7 +35,7 @@ pub use connects::{CONNECTOR_ROLE, be_connector};
 pub use figures::Figures;
 use figures::Run;
 pub use offender::{OFFENDER_ROLE, be_offender};
-pub use report::{Point, Report};
+pub use report::{Found, Placed, Point, Report};
 use side::{Load, Setup, Side};
 
 /// One run takes this long, unless told otherwise.
@@ -109,7 +110,7 @@ pub struct Scale {
     /// Microseconds that either side may spin before it sleeps; 0: never [default: 50].
     #[arg(long, value_name = "MICROS")]
     spin: Option<u64>,
-    /// Wish for rings of this size per direction, a power of two [default: 64 KiB].
+    /// Wish for rings of this size per direction, a power of two [default: 128 KiB].
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
     ring: Option<usize>,
     #[command(flatten)]
@@ -390,6 +391,8 @@ impl Scale {
         report: &mut Report,
     ) -> Result<()> {
         let name = report::shape_name(shape);
+        let (here, there) = self.options.cpus()?;
+        let mut probe = Probe::start_between(here, there)?;
         eprintln!("measuring: {connections} connections, {name} …");
         let sides = self
             .transport
@@ -410,12 +413,35 @@ impl Scale {
                     budget,
                 };
                 let mut series: Vec<Series> = sides.iter().map(|_| Series::default()).collect();
+                probe.forget();
+                // A run during which the cores moved is made again, but not for ever.
+                let mut repeats = self.rounds();
                 for _ in 0..self.rounds() {
                     for (side, series) in sides.iter().zip(&mut series) {
-                        series.measure(side, &load, self.rate)?;
+                        series.measure(side, &load, self.rate, &mut probe, &mut repeats)?;
                     }
                 }
-                let mut point = Point {
+                let found = |cores: Option<Distance>| -> Result<Found> {
+                    let mut found = Found {
+                        times_the_calls: times_the_calls(&series, cores),
+                        ..Found::default()
+                    };
+                    for (side, series) in sides.iter().zip(&series) {
+                        let figures = series.figures(cores, side.bytes_per_connection()?)?;
+                        match side.transport() {
+                            Transport::Nearwire => found.nearwire = figures,
+                            Transport::Unix => found.unix_socket = figures,
+                        }
+                    }
+                    Ok(found)
+                };
+                let everywhere = series.iter().flat_map(Series::placements);
+                let everywhere: BTreeSet<Distance> = everywhere.collect();
+                let placed = everywhere.into_iter().map(|cores| {
+                    let found = found(Some(cores))?;
+                    Ok(Placed { cores, found })
+                });
+                report.points.push(Point {
                     connections,
                     shape,
                     bytes: size,
@@ -428,22 +454,9 @@ impl Scale {
                         Some(Rate::OfPeak(part)) => Some(part),
                         _ => None,
                     },
-                    nearwire: None,
-                    unix_socket: None,
-                    times_the_calls: times_the_calls(&series),
-                };
-                for (side, series) in sides.iter().zip(&series) {
-                    let mut figures = Figures::of(&series.runs, side.bytes_per_connection()?)?;
-                    if !series.peaks.is_empty() {
-                        let peaks = series.peaks.iter().copied();
-                        figures.peak_calls_per_second = Some(RatioFigures::of(peaks));
-                    }
-                    match side.transport() {
-                        Transport::Nearwire => point.nearwire = Some(figures),
-                        Transport::Unix => point.unix_socket = Some(figures),
-                    }
-                }
-                report.points.push(point);
+                    placed: placed.collect::<Result<_>>()?,
+                    found: found(None)?,
+                });
             }
         }
         for side in sides {
@@ -456,36 +469,96 @@ impl Scale {
 /// The runs of one side.
 #[derive(Default)]
 struct Series {
-    runs: Vec<Run>,
-    /// The most calls per second that there could be, right before each run.
-    peaks: Vec<f64>,
+    runs: Vec<Bracketed>,
 }
 
-impl Series {
-    fn measure(&mut self, side: &Side, load: &Load, rate: Option<Rate>) -> Result<()> {
-        let rate = match rate {
-            None => None,
-            Some(Rate::PerSecond(calls)) => Some(f64::from(calls)),
-            Some(Rate::OfPeak(part)) => {
-                let peak = side.run(load)?.counts.per_second();
-                self.peaks.push(peak);
-                Some(part * peak)
-            }
-        };
-        self.runs.push(side.run(&Load { rate, ..*load })?);
-        Ok(())
+/// A run, and where the cores were meanwhile.
+struct Bracketed {
+    run: Run,
+    /// The most calls per second that there could be, right before it, if its rate is a part of them.
+    peak: Option<f64>,
+    probe: Bracket,
+}
+
+impl Bracketed {
+    fn is_at(&self, cores: Option<Distance>) -> bool {
+        cores.is_none_or(|cores| cores == self.probe.distance)
     }
 }
 
-/// Calls per second over Nearwire, as a multiple of those over the Unix socket, run by run.
-fn times_the_calls(series: &[Series]) -> Option<RatioFigures> {
+impl Series {
+    fn measure(
+        &mut self,
+        side: &Side,
+        load: &Load,
+        rate: Option<Rate>,
+        probe: &mut Probe,
+        repeats: &mut u32,
+    ) -> Result<()> {
+        loop {
+            let ((run, peak), bracket) = probe.bracket(|| {
+                let peak = match rate {
+                    Some(Rate::OfPeak(_)) => Some(side.run(load)?.counts.per_second()),
+                    _ => None,
+                };
+                let rate = match rate {
+                    None => None,
+                    Some(Rate::PerSecond(calls)) => Some(f64::from(calls)),
+                    Some(Rate::OfPeak(part)) => peak.map(|peak| part * peak),
+                };
+                Ok((side.run(&Load { rate, ..*load })?, peak))
+            })?;
+            if bracket.distance != Distance::Moved || *repeats == 0 {
+                self.runs.push(Bracketed {
+                    run,
+                    peak,
+                    probe: bracket,
+                });
+                return Ok(());
+            }
+            *repeats -= 1;
+        }
+    }
+
+    /// Where the cores were, for each run.
+    fn placements(&self) -> impl Iterator<Item = Distance> {
+        self.runs.iter().map(|run| run.probe.distance)
+    }
+
+    /// Those runs during which the cores were so far apart, or all; `None` if there are none.
+    fn figures(
+        &self,
+        cores: Option<Distance>,
+        bytes_per_connection: u64,
+    ) -> Result<Option<Figures>> {
+        let there = self.runs.iter().filter(|run| run.is_at(cores));
+        if there.clone().next().is_none() {
+            return Ok(None);
+        }
+        let runs = there.clone().map(|run| &run.run);
+        let mut figures = Figures::of(runs, bytes_per_connection)?;
+        let peaks = there.filter_map(|run| run.peak);
+        if peaks.clone().next().is_some() {
+            figures.peak_calls_per_second = Some(RatioFigures::of(peaks));
+        }
+        Ok(Some(figures))
+    }
+}
+
+/// Calls per second over Nearwire, as a multiple of those over the Unix socket, round by round: of
+/// rounds in which the cores were so far apart for both, or of all.
+fn times_the_calls(series: &[Series], cores: Option<Distance>) -> Option<RatioFigures> {
     let [nearwire, unix] = series else {
         return None;
     };
+    let there = |pair: &[&Bracketed; 2]| pair.iter().all(|run| run.is_at(cores));
     let pairs = nearwire.runs.iter().zip(&unix.runs);
-    Some(RatioFigures::of(pairs.map(|(nearwire, unix)| {
-        nearwire.counts.per_second() / unix.counts.per_second()
-    })))
+    let ratios: Vec<f64> = pairs
+        .map(|(nearwire, unix)| [nearwire, unix])
+        .filter(there)
+        .map(|[nearwire, unix]| nearwire.run.counts.per_second() / unix.run.counts.per_second())
+        .collect();
+    (!ratios.is_empty()).then(|| RatioFigures::of(ratios.into_iter()))
 }
 
 #[cfg(test)]

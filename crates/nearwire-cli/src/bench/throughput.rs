@@ -186,6 +186,11 @@ impl<'a> Pipelined<'a> {
         Ok(())
     }
 
+    /// Makes the server see what was submitted; whoever goes on elsewhere should.
+    pub(super) fn flush(&mut self) {
+        self.pipeline.flush();
+    }
+
     pub(super) fn take_down_to(&mut self, left: usize) -> Result<()> {
         while self.pipeline.in_flight() > left {
             let expected = self.replies.next();

@@ -46,7 +46,7 @@ pub use options::{Options, Thoroughness};
 #[cfg(unix)]
 pub use payload::Payload;
 #[cfg(unix)]
-pub use probe::{Distance, PROBE_ROLE, Probe, answer_probes};
+pub use probe::{Bracket, Distance, PROBE_ROLE, Probe, alike, answer_probes};
 #[cfg(unix)]
 pub use report::{Report, Section, human, plain_table, right_align};
 #[cfg(unix)]

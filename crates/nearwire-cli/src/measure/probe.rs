@@ -5,14 +5,15 @@
 //! of a spinning operation stands between two readings of one and the same cheap operation, a
 //! cache-line ping-pong, and only runs with like readings are compared.
 
+use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nearwire_floor::ping_pong::PingPong;
 use serde::{Deserialize, Serialize};
 
 use super::{Budget, latency};
-use crate::process::{Child, Parent};
+use crate::process::{Child, Parent, Placement};
 
 /// The role of the probe's far side.
 pub const PROBE_ROLE: &str = "probe";
@@ -27,7 +28,7 @@ const CROWDED_NS: f64 = 5_000.0;
 const SAME: f64 = 1.4;
 
 /// How far apart two cores are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Distance {
     /// One core, or two that share a cache: a round trip below 200 ns.
@@ -42,7 +43,23 @@ pub enum Distance {
     Crowded,
 }
 
+impl fmt::Display for Distance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Near => "near",
+            Self::Far => "far",
+            Self::Moved => "moved",
+            Self::Crowded => "crowded",
+        })
+    }
+}
+
 impl Distance {
+    /// Whether something can be said about the cores, and so about figures that depend on them.
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Near | Self::Far)
+    }
+
     /// What two readings, in nanoseconds per round trip, say.
     pub fn between(before: f64, after: f64) -> Self {
         if before.max(after) > CROWDED_NS {
@@ -57,8 +74,8 @@ impl Distance {
     }
 }
 
-/// Whether readings come from one placement, with a core for each side.
-pub(super) fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
+/// Whether readings, in nanoseconds per round trip, come from one placement, with a core for each side.
+pub fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
     let (mut least, mut most) = (f64::INFINITY, 0.0f64);
     for reading in readings {
         least = least.min(reading);
@@ -70,6 +87,21 @@ pub(super) fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
 /// A process that sleeps, and plays ping-pong when asked to.
 pub struct Probe {
     child: Child,
+    /// The CPU of this side, if it is not the calling thread's.
+    here: Option<usize>,
+    /// What the last reading said, if nothing but a run stands between it and the next one.
+    last: Option<f64>,
+}
+
+/// The probe's readings around a run, in nanoseconds per round trip of a cache line.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Bracket {
+    /// Just before.
+    pub before_ns: f64,
+    /// Just after.
+    pub after_ns: f64,
+    /// What they say.
+    pub distance: Distance,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,9 +118,44 @@ impl Probe {
     /// # Errors
     /// If the process cannot be started.
     pub fn start(cpu: Option<usize>) -> Result<Self> {
+        Self::start_between(None, cpu)
+    }
+
+    /// As [`start`](Self::start), and has this side play on a CPU too, for who is not there himself.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_between(here: Option<usize>, there: Option<usize>) -> Result<Self> {
         Ok(Self {
-            child: Child::start(PROBE_ROLE, cpu)?.vital()?,
+            child: Child::start(PROBE_ROLE, there)?.vital()?,
+            here,
+            last: None,
         })
+    }
+
+    /// Runs something between two readings. The one behind it serves the next run as well.
+    ///
+    /// # Errors
+    /// Those of the run, or if memory cannot be shared.
+    pub fn bracket<T>(&mut self, run: impl FnOnce() -> Result<T>) -> Result<(T, Bracket)> {
+        let before_ns = match self.last.take() {
+            Some(reading) => reading,
+            None => self.read()?,
+        };
+        let result = run()?;
+        let after_ns = self.read()?;
+        self.last = Some(after_ns);
+        let bracket = Bracket {
+            before_ns,
+            after_ns,
+            distance: Distance::between(before_ns, after_ns),
+        };
+        Ok((result, bracket))
+    }
+
+    /// Time goes by that is in no bracket: the last reading does not serve the next run.
+    pub fn forget(&mut self) {
+        self.last = None;
     }
 
     /// Nanoseconds per round trip of a cache line, now: the median over some milliseconds.
@@ -102,10 +169,22 @@ impl Probe {
             warm_up: Duration::from_micros(500),
             run: Duration::from_millis(3),
         };
-        let measured = latency(budget, || {
-            ping_pong.round_trip();
-            Ok(())
-        })?;
+        let mut play = || {
+            latency(budget, || {
+                ping_pong.round_trip();
+                Ok(())
+            })
+        };
+        let measured = match self.here {
+            None => play()?,
+            Some(cpu) => std::thread::scope(|scope| {
+                let pinned = scope.spawn(|| {
+                    Placement::pin(cpu);
+                    play()
+                });
+                pinned.join().map_err(|_| anyhow!("the probe panicked"))?
+            })?,
+        };
         ping_pong.stop();
         self.child
             .channel()

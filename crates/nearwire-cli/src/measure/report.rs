@@ -189,11 +189,11 @@ fn placement(series: &Series) -> [String; 2] {
         .iter()
         .flat_map(|bracket| [bracket.before_ns, bracket.after_ns]);
     let mut cores = Vec::new();
-    for (distance, name) in [
-        (Distance::Near, "near"),
-        (Distance::Far, "far"),
-        (Distance::Moved, "moved"),
-        (Distance::Crowded, "crowded"),
+    for distance in [
+        Distance::Near,
+        Distance::Far,
+        Distance::Moved,
+        Distance::Crowded,
     ] {
         match brackets
             .iter()
@@ -201,8 +201,8 @@ fn placement(series: &Series) -> [String; 2] {
             .count()
         {
             0 => {}
-            count if count == brackets.len() => cores.push(name.to_owned()),
-            count => cores.push(format!("{count} {name}")),
+            count if count == brackets.len() => cores.push(distance.to_string()),
+            count => cores.push(format!("{count} {distance}")),
         }
     }
     [human(median(readings), Unit::Nanoseconds), cores.join(", ")]

@@ -4,8 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::core_share::CoreShare;
-use super::probe::alike;
-use super::{Distance, Measured, Probe, Unit, median};
+use super::{Bracket, Distance, Measured, Probe, Unit, alike, median};
 
 /// An operation that takes part.
 pub struct Contender<'a> {
@@ -32,17 +31,6 @@ impl<'a> Contender<'a> {
             run: Box::new(run),
         }
     }
-}
-
-/// The probe's readings around a run, in nanoseconds per round trip of a cache line.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Bracket {
-    /// Just before.
-    pub before_ns: f64,
-    /// Just after.
-    pub after_ns: f64,
-    /// What they say.
-    pub distance: Distance,
 }
 
 /// One run of one operation.
@@ -121,13 +109,12 @@ pub fn alternate(
     probe: &mut Probe,
 ) -> Result<Vec<Series>> {
     let mut runs: Vec<Vec<Run>> = contenders.iter().map(|_| Vec::new()).collect();
-    // One reading serves the run that it follows and the run that it precedes.
-    let mut reading = None;
+    probe.forget();
     let mut repeats = rounds;
     for _ in 0..rounds {
         for (contender, runs) in contenders.iter_mut().zip(&mut runs) {
             let run = loop {
-                let run = one_run(contender, probe, &mut reading)
+                let run = one_run(contender, probe)
                     .with_context(|| format!("while measuring {}", contender.name))?;
                 let spoilt = run.probe.is_some_and(|bracket| {
                     matches!(bracket.distance, Distance::Moved | Distance::Crowded)
@@ -151,41 +138,28 @@ pub fn alternate(
 /// each side in between.
 const UNDISTURBED: f64 = 1.8;
 
-fn one_run(
-    contender: &mut Contender<'_>,
-    probe: &mut Probe,
-    reading: &mut Option<f64>,
-) -> Result<Run> {
-    let before = reading.take();
+fn one_run(contender: &mut Contender<'_>, probe: &mut Probe) -> Result<Run> {
     if !contender.spins {
+        probe.forget();
         return Ok(Run {
             measured: (contender.run)()?,
             probe: None,
         });
     }
-    let before_ns = match before {
-        Some(reading) => reading,
-        None => probe.read()?,
-    };
-    let share = CoreShare::start();
-    let measured = (contender.run)()?;
+    let ((measured, was_small), mut bracket) = probe.bracket(|| {
+        let share = CoreShare::start();
+        let measured = (contender.run)()?;
+        Ok((measured, share.was_small()))
+    })?;
     // The probe looks only before and after, and may be luckier than the run. A side that others
     // kept waiting is no harm if the time in between was undisturbed: then the median over blocks is
     // far better than the mean.
-    let crowded = share.was_small() && measured.disturbance() < UNDISTURBED;
-    let after_ns = probe.read()?;
-    *reading = Some(after_ns);
-    let distance = match Distance::between(before_ns, after_ns) {
-        _ if crowded => Distance::Crowded,
-        distance => distance,
-    };
+    if was_small && measured.disturbance() < UNDISTURBED {
+        bracket.distance = Distance::Crowded;
+    }
     Ok(Run {
         measured,
-        probe: Some(Bracket {
-            before_ns,
-            after_ns,
-            distance,
-        }),
+        probe: Some(bracket),
     })
 }
 

@@ -206,8 +206,8 @@ impl Kind {
             elsewhere: plan.elsewhere,
             busy_without: busy(without),
             busy_with: busy(with),
-            without: Figures::of(without, memory)?,
-            with: Figures::of(with, memory)?,
+            without: Figures::of(without.iter(), memory)?,
+            with: Figures::of(with.iter(), memory)?,
             times_the_p99: RatioFigures::of(ratios.into_iter()),
         })
     }

@@ -259,6 +259,8 @@ pub(super) struct Run {
 /// The figures of several runs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
+    /// How many runs these are.
+    pub runs: usize,
     /// Calls answered in a second, over all connections.
     pub calls_per_second: RatioFigures,
     /// The most calls in a second that there could be, if the schedule is a part of them.
@@ -287,21 +289,25 @@ pub struct Figures {
 }
 
 impl Figures {
-    pub(super) fn of(runs: &[Run], bytes_per_connection: u64) -> Result<Self> {
-        let times = Times::merge(runs.iter().map(|run| run.counts.times.clone())).histogram()?;
+    pub(super) fn of<'a>(
+        runs: impl Iterator<Item = &'a Run> + Clone,
+        bytes_per_connection: u64,
+    ) -> Result<Self> {
+        let times = Times::merge(runs.clone().map(|run| run.counts.times.clone())).histogram()?;
         let by_run = |quantile: f64| {
-            let by_run = runs.iter().map(|run| {
+            let by_run = runs.clone().map(|run| {
                 let times = run.counts.times.histogram()?;
                 Ok(times.value_at_quantile(quantile) as f64)
             });
             by_run.collect::<Result<Vec<f64>>>()
         };
-        let middle = |figure: &dyn Fn(&Run) -> f64| median(runs.iter().map(figure));
+        let middle = |figure: &dyn Fn(&Run) -> f64| median(runs.clone().map(figure));
         Ok(Self {
-            calls_per_second: RatioFigures::of(runs.iter().map(|run| run.counts.per_second())),
+            runs: runs.clone().count(),
+            calls_per_second: RatioFigures::of(runs.clone().map(|run| run.counts.per_second())),
             peak_calls_per_second: None,
             answered_of_due: runs
-                .iter()
+                .clone()
                 .all(|run| run.due_per_second.is_some())
                 .then(|| {
                     middle(&|run| run.counts.per_second() / run.due_per_second.unwrap_or(f64::NAN))

@@ -241,8 +241,8 @@ impl Scale {
                 shape,
                 bytes: load.size,
                 window: load.window,
-                without: Figures::of(without, side.bytes_per_connection()?)?,
-                with: Figures::of(with, side.bytes_per_connection()?)?,
+                without: Figures::of(without.iter(), side.bytes_per_connection()?)?,
+                with: Figures::of(with.iter(), side.bytes_per_connection()?)?,
                 change_percent: RatioFigures::of(changes),
             });
         }

@@ -41,19 +41,18 @@ fn title(point: &Point) -> String {
 }
 
 fn bars(point: &Point) -> impl Iterator<Item = Bar> {
-    let sides = [
-        ("Nearwire", &point.nearwire),
-        ("Unix socket", &point.unix_socket),
-    ];
     let connections = point.connections;
-    sides.into_iter().filter_map(move |(over, figures)| {
-        let calls = figures.as_ref()?.calls_per_second;
-        Some(Bar {
-            name: format!("{connections} connections, {over}"),
-            kind: over.to_owned(),
-            median: calls.median,
-            min: calls.min,
-            max: calls.max,
+    point.placed.iter().flat_map(move |placed| {
+        let cores = placed.cores;
+        placed.found.sides().map(move |(over, figures)| {
+            let calls = figures.calls_per_second;
+            Bar {
+                name: format!("{connections} connections, {over}, cores {cores}"),
+                kind: over.to_owned(),
+                median: calls.median,
+                min: calls.min,
+                max: calls.max,
+            }
         })
     })
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::{Figures, Shape};
 use crate::arguments::human_size;
 use crate::measure::{
-    Machine, Options, RatioFigures, Unit, Verdict, clock_cost, human, plain_table, right_align,
-    verdict_lines,
+    Distance, Machine, Options, RatioFigures, Unit, Verdict, clock_cost, human, plain_table,
+    right_align, verdict_lines,
 };
 use crate::output::{print_json, print_text};
 
@@ -76,6 +76,16 @@ pub struct Point {
     pub rate: Option<u64>,
     /// The part of each side's peak that was due, if there was such a schedule.
     pub part_of_peak: Option<f64>,
+    /// All runs.
+    #[serde(flatten)]
+    pub found: Found,
+    /// The same, by how far apart the cores were that the probe found before and after each run.
+    pub placed: Vec<Placed>,
+}
+
+/// What runs gave.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Found {
     /// Over Nearwire.
     pub nearwire: Option<Figures>,
     /// Over Unix sockets.
@@ -84,8 +94,18 @@ pub struct Point {
     pub times_the_calls: Option<RatioFigures>,
 }
 
-impl Point {
-    fn sides(&self) -> impl Iterator<Item = (&'static str, &Figures)> {
+/// What runs gave while the cores were so far apart.
+#[derive(Debug, Clone, Serialize)]
+pub struct Placed {
+    /// How far.
+    pub cores: Distance,
+    /// What they gave.
+    #[serde(flatten)]
+    pub found: Found,
+}
+
+impl Found {
+    pub(super) fn sides(&self) -> impl Iterator<Item = (&'static str, &Figures)> {
         let sides = [
             ("Nearwire", &self.nearwire),
             ("Unix socket", &self.unix_socket),
@@ -93,6 +113,14 @@ impl Point {
         sides
             .into_iter()
             .filter_map(|(over, figures)| Some((over, figures.as_ref()?)))
+    }
+}
+
+impl Point {
+    /// The runs with the cores so far apart.
+    pub fn at(&self, cores: Distance) -> Option<&Found> {
+        let placed = self.placed.iter().find(|placed| placed.cores == cores);
+        placed.map(|placed| &placed.found)
     }
 
     fn has_schedule(&self) -> bool {
@@ -184,15 +212,17 @@ impl Report {
 
     fn table(&self) -> Table {
         let scheduled = self.points.iter().any(Point::has_schedule);
-        let mut header = vec!["connections", "size", "window", "over", "calls"];
+        let mut header = vec!["connections", "size", "window", "over", "cores", "calls"];
         if scheduled {
             header.extend(["peak", "answered"]);
         }
         header.extend(["p50", "p99", "p99.9", "CPU", "fair", "memory", "ratio"]);
         let mut table = plain_table(&header);
         for point in &self.points {
-            for (over, figures) in point.sides() {
-                table.add_row(row(point, over, figures, scheduled));
+            for placed in &point.placed {
+                for (over, figures) in placed.found.sides() {
+                    table.add_row(row(point, placed, over, figures, scheduled));
+                }
             }
         }
         right_align(&mut table);
@@ -200,13 +230,20 @@ impl Report {
     }
 }
 
-fn row(point: &Point, over: &str, figures: &Figures, scheduled: bool) -> Vec<String> {
+fn row(
+    point: &Point,
+    placed: &Placed,
+    over: &str,
+    figures: &Figures,
+    scheduled: bool,
+) -> Vec<String> {
     let time = |nanoseconds: u64| human(nanoseconds as f64, Unit::Nanoseconds);
     let mut row = vec![
         format!("{}, {}", point.connections, shape_name(point.shape)),
         human_size(point.bytes),
         point.window.to_string(),
         over.to_owned(),
+        format!("{} {}", figures.runs, placed.cores),
         human(figures.calls_per_second.median, Unit::PerSecond),
     ];
     if scheduled {
@@ -222,7 +259,7 @@ fn row(point: &Point, over: &str, figures: &Figures, scheduled: bool) -> Vec<Str
         format!("{:.3} s", figures.server_cpu_per_million),
         format!("{:.2}", figures.slowest_over_fastest),
         human_size(figures.bytes_per_connection as usize),
-        match point.times_the_calls {
+        match placed.found.times_the_calls {
             Some(ratio) if over == "Nearwire" => format!("{:.1}x", ratio.median),
             _ => String::new(),
         },
@@ -233,25 +270,52 @@ fn row(point: &Point, over: &str, figures: &Figures, scheduled: bool) -> Vec<Str
 /// Whether throughput falls off a cliff between the fewest and the most connections, for each kind
 /// of call that was made over different numbers of them.
 fn cliffs(points: &[Point]) -> Vec<Verdict> {
-    let mut kinds: Vec<(String, Vec<(usize, f64)>)> = Vec::new();
+    let mut kinds: Vec<(String, Vec<&Point>)> = Vec::new();
     for point in points.iter().filter(|point| !point.has_schedule()) {
-        let Some(figures) = &point.nearwire else {
-            continue;
-        };
-        let measured = (point.connections, figures.calls_per_second.median);
         let kind = point.kind();
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
-            Some((_, all)) => all.push(measured),
-            None => kinds.push((kind, vec![measured])),
+            Some((_, all)) => all.push(point),
+            None => kinds.push((kind, vec![point])),
         }
     }
     let several = kinds.into_iter().filter(|(_, all)| all.len() > 1);
     several
-        .filter_map(|(kind, all)| cliff(&kind, &all))
+        .filter_map(|(kind, all)| {
+            let calls = |cores: Option<Distance>| {
+                let calls = all.iter().map(|point| {
+                    let figures = judged(point, cores)?;
+                    Some((point.connections, figures.calls_per_second.median))
+                });
+                calls.collect::<Option<Vec<_>>>()
+            };
+            let (cores, calls) = ALIKE
+                .iter()
+                .find_map(|&cores| Some((cores, calls(cores)?)))?;
+            cliff(&kind, cores, &calls)
+        })
         .collect()
 }
 
-fn cliff(kind: &str, all: &[(usize, f64)]) -> Option<Verdict> {
+/// Which runs are judged, the first of these that there are: those with the cores alike, or else
+/// all of them.
+const ALIKE: [Option<Distance>; 3] = [Some(Distance::Near), Some(Distance::Far), None];
+
+fn judged(point: &Point, cores: Option<Distance>) -> Option<&Figures> {
+    match cores {
+        Some(cores) => point.at(cores)?.nearwire.as_ref(),
+        None => point.found.nearwire.as_ref(),
+    }
+}
+
+/// Which runs were judged, in words.
+fn cores_name(cores: Option<Distance>) -> String {
+    match cores {
+        Some(cores) => format!("cores {cores}"),
+        None => "wherever the cores were".into(),
+    }
+}
+
+fn cliff(kind: &str, cores: Option<Distance>, all: &[(usize, f64)]) -> Option<Verdict> {
     let by_rate = |a: &&(usize, f64), b: &&(usize, f64)| a.1.total_cmp(&b.1);
     let (best_at, best) = all.iter().max_by(by_rate)?;
     let (least_at, least) = all.iter().min_by(by_rate)?;
@@ -263,10 +327,11 @@ fn cliff(kind: &str, all: &[(usize, f64)]) -> Option<Verdict> {
             "no cliff from {fewest} to {most} connections ({kind}): calls never below half their best"
         ),
         found: format!(
-            "least {} at {least_at}, best {} at {best_at}: {:.0} %",
+            "least {} at {least_at}, best {} at {best_at}: {:.0} % ({})",
             human(*least, Unit::PerSecond),
             human(*best, Unit::PerSecond),
-            part * 100.0
+            part * 100.0,
+            cores_name(cores)
         ),
         met: part >= CLIFF,
     })
@@ -274,7 +339,9 @@ fn cliff(kind: &str, all: &[(usize, f64)]) -> Option<Verdict> {
 
 /// Whether calls at a part of the peak rate are quick.
 fn tail(point: &Point) -> Option<Verdict> {
-    let (part, figures) = (point.part_of_peak?, point.nearwire.as_ref()?);
+    let part = point.part_of_peak?;
+    let mut alike = ALIKE.into_iter();
+    let (cores, figures) = alike.find_map(|cores| Some((cores, judged(point, cores)?)))?;
     let p99 = figures.p99_ns_by_run;
     Some(Verdict {
         goal: format!(
@@ -284,8 +351,10 @@ fn tail(point: &Point) -> Option<Verdict> {
             point.kind()
         ),
         found: format!(
-            "{} (median of the runs; {} to {}), {:.0} % answered in time",
+            "{} (median of {} runs, {}; {} to {}), {:.0} % answered in time",
             human(p99.median, Unit::Nanoseconds),
+            figures.runs,
+            cores_name(cores),
             human(p99.min, Unit::Nanoseconds),
             human(p99.max, Unit::Nanoseconds),
             figures.answered_of_due.unwrap_or(f64::NAN) * 100.0
@@ -300,7 +369,7 @@ mod tests {
 
     #[test]
     fn half_of_the_best_is_no_cliff() {
-        let verdict = |all: &[(usize, f64)]| cliff("kind", all).unwrap();
+        let verdict = |all: &[(usize, f64)]| cliff("kind", None, all).unwrap();
         let good = verdict(&[(32, 10e6), (128, 20e6), (512, 12e6)]);
         assert!(good.met);
         assert!(good.goal.contains("from 32 to 512"), "{good:?}");
