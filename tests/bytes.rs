@@ -6,7 +6,7 @@ mod peer;
 mod transports;
 
 use nearwire::{AsyncByteStream, ByteStream, ClientBuilder, Spin};
-use peer::{PATIENCE, Peer, Place, kill_self, pattern, soon_after};
+use peer::{OtherSide, PATIENCE, Peer, Place, kill_self, pattern, soon_after};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,11 +17,28 @@ const LONG: usize = (5 << 20) + 12_345;
 /// Plays the other process.
 #[test]
 fn peer_process() {
-    let Some((role, name)) = peer::role() else {
-        return;
-    };
-    let connect = || ByteStream::connect(&name).unwrap();
-    match role.as_str() {
+    if let Some((role, name)) = peer::role() {
+        play(&role, &name);
+    }
+}
+
+/// As long as it is held, the other side of this thread's test is a thread.
+fn across_threads() -> impl Drop {
+    peer::put(OtherSide::OnThread(play))
+}
+
+/// As long as it is held, the other side of this thread's test is a task on this thread.
+fn on_one_thread() -> impl Drop {
+    peer::put(OtherSide::OnThisThread(|role, name| {
+        assert_eq!(role, ECHO_IN_TOKIO);
+        Box::pin(echo_in_tokio(name))
+    }))
+}
+
+/// The other side.
+fn play(role: &str, name: &str) {
+    let connect = || ByteStream::connect(name).unwrap();
+    match role {
         "echo" => {
             let (mut reader, mut writer) = connect().split();
             std::io::copy(&mut reader, &mut writer).unwrap();
@@ -30,20 +47,15 @@ fn peer_process() {
         "echo over the smallest rings" => {
             let stream = ClientBuilder::new()
                 .ring(4096)
-                .connect_bytes_blocking(&name)
+                .connect_bytes_blocking(name)
                 .unwrap();
             let (mut reader, mut writer) = stream.split();
             std::io::copy(&mut reader, &mut writer).unwrap();
             writer.finish();
         }
-        "echo in Tokio" => {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let stream = AsyncByteStream::connect(&name).await.unwrap();
-                let (mut reader, mut writer) = stream.split();
-                let copied = tokio::io::copy(&mut reader, &mut writer).await.unwrap();
-                assert_eq!(copied, LONG as u64);
-                writer.shutdown().await.unwrap();
-            });
+        ECHO_IN_TOKIO => {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(echo_in_tokio(name.to_owned()));
         }
         "a byte at a time" => {
             let mut stream = connect();
@@ -70,6 +82,16 @@ fn peer_process() {
         }
         other => panic!("no role {other:?}"),
     }
+}
+
+const ECHO_IN_TOKIO: &str = "echo in Tokio";
+
+async fn echo_in_tokio(name: String) {
+    let stream = AsyncByteStream::connect(&name).await.unwrap();
+    let (mut reader, mut writer) = stream.split();
+    let copied = tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+    assert_eq!(copied, LONG as u64);
+    writer.shutdown().await.unwrap();
 }
 
 /// A listener's end of a stream to the other process.
@@ -241,7 +263,7 @@ fn writing_to_a_peer_that_dropped_its_end_is_a_broken_pipe() {
 async fn tokio_copies_in_both_directions() {
     let place = Place::new();
     let listener = place.listener().bind_bytes(&place.name()).unwrap();
-    let peer = place.start("echo in Tokio");
+    let peer = place.start(ECHO_IN_TOKIO);
     let (mut reader, mut writer) = listener.accept_async().await.unwrap().split();
     let sent = pattern(2, LONG);
     let expected = sent.clone();
@@ -257,7 +279,7 @@ async fn tokio_copies_in_both_directions() {
     assert_eq!(copied, LONG as u64);
     assert_eq!(blake3::hash(&received), blake3::hash(&expected));
     assert_eq!(writing.await.unwrap(), LONG as u64);
-    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
+    peer.join_async().await;
 }
 
 /// On one thread, with reads and writes that end early.
@@ -307,5 +329,21 @@ crate::over_both_transports!(
     a_kill_ends_reads_and_writes_in_tokio,
     dropped_reads_and_writes_lose_nothing;
     on_threads:
+    tokio_copies_in_both_directions,
+);
+
+crate::over_both_transports_and!(across_threads:
+    bytes_come_back_as_they_were,
+    bytes_come_back_as_they_were_when_everybody_sleeps,
+    bytes_come_back_as_they_were_through_small_rings,
+    single_bytes_are_visible_one_by_one,
+    a_write_is_visible_without_a_flush,
+    lines_arrive;
+    on_threads:
+    tokio_copies_in_both_directions,
+);
+
+crate::over_both_transports_and!(on_one_thread:;
+    on_one_thread:
     tokio_copies_in_both_directions,
 );

@@ -53,19 +53,27 @@ mod wire;
 #[path = "calls/workers.rs"]
 mod workers;
 
+/// What processes that tests start do, or threads.
+const ROLES: support::Roles = &[
+    ("server", server::serve),
+    ("bind", server::bind),
+    ("echoes", clients::echoes),
+    ("hold", clients::hold),
+    ("give up", clients::give_up),
+    ("many", clients::many),
+    ("in flight", clients::in_flight),
+    ("deadline", clients::deadline),
+    #[cfg(all(target_os = "linux", feature = "spsc_transport"))]
+    ("cramped", clients::cramped),
+];
+
 /// Plays a role in a process that another test started.
 #[test]
 fn child_process() {
-    support::play(&[
-        ("server", server::serve),
-        ("bind", server::bind),
-        ("echoes", clients::echoes),
-        ("hold", clients::hold),
-        ("give up", clients::give_up),
-        ("many", clients::many),
-        ("in flight", clients::in_flight),
-        ("deadline", clients::deadline),
-        #[cfg(all(target_os = "linux", feature = "spsc_transport"))]
-        ("cramped", clients::cramped),
-    ]);
+    support::play(ROLES);
+}
+
+/// As long as it is held, this thread's test starts threads instead of processes.
+fn across_threads() -> impl Drop {
+    support::across_threads(ROLES)
 }

@@ -10,7 +10,7 @@ use nearwire::{
     AsyncConnection, ClientBuilder, CloseReason, Connection, Error, Limits, Received, Spin,
     Transport,
 };
-use peer::{PATIENCE, Peer, Place, eventually, kill_self, pattern, soon_after};
+use peer::{OtherSide, PATIENCE, Peer, Place, eventually, kill_self, pattern, soon_after};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -53,17 +53,33 @@ const ALWAYS: Spin = Spin {
 /// Plays the other process.
 #[test]
 fn peer_process() {
-    let Some((role, name)) = peer::role() else {
-        return;
-    };
-    let connect = || Connection::connect(&name).unwrap();
+    if let Some((role, name)) = peer::role() {
+        play(&role, &name);
+    }
+}
+
+/// As long as it is held, the other side of this thread's test is a thread.
+fn across_threads() -> impl Drop {
+    peer::put(OtherSide::OnThread(play))
+}
+
+/// As long as it is held, the other side of this thread's test is a task on this thread.
+fn on_one_thread() -> impl Drop {
+    peer::put(OtherSide::OnThisThread(|role, name| {
+        Box::pin(play_in_tokio(role, name))
+    }))
+}
+
+/// The other side.
+fn play(role: &str, name: &str) {
+    let connect = || Connection::connect(name).unwrap();
     let with = |spin| {
         ClientBuilder::new()
             .spin(spin)
-            .connect_messages_blocking(&name)
+            .connect_messages_blocking(name)
             .unwrap()
     };
-    match role.as_str() {
+    match role {
         "echo" => echo(connect()),
         "echo, spinning" => echo(with(ALWAYS)),
         "echo, sleeping" => echo(with(Spin::NEVER)),
@@ -71,7 +87,7 @@ fn peer_process() {
             echo(
                 ClientBuilder::new()
                     .ring(4096)
-                    .connect_messages_blocking(&name)
+                    .connect_messages_blocking(name)
                     .unwrap(),
             );
         }
@@ -96,14 +112,8 @@ fn peer_process() {
             let mut connection = connect();
             let _ = connection.recv(&mut Vec::new());
         }
-        "receive for ever in Tokio" => {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let mut connection = AsyncConnection::connect(&name).await.unwrap();
-                let _ = connection.recv(&mut Vec::new()).await;
-            });
-        }
         "listen and do nothing" => {
-            let listener = peer::listener().bind(&name).unwrap();
+            let listener = peer::listener().bind(name).unwrap();
             let _connection = listener.accept().unwrap();
             std::thread::sleep(PATIENCE);
         }
@@ -132,22 +142,40 @@ fn peer_process() {
             assert!(!connection.recv(&mut message).unwrap());
             assert!(!connection.recv(&mut message).unwrap());
         }
-        "echo in Tokio" => echo_in_tokio(&ClientBuilder::new(), &name),
-        "fill, finish and exit" => {
+        _ => {
             let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                let settings = ClientBuilder::new().ring(4096);
-                let mut connection = settings.connect_messages(&name).await.unwrap();
-                let mut sent = 0;
-                while connection.try_send(&pattern(sent, 1000)).unwrap() {
-                    sent += 1;
-                }
-                connection.finish().await.unwrap();
-            });
+            runtime.block_on(play_in_tokio(role.to_owned(), name.to_owned()));
         }
+    }
+}
+
+/// The other side, as a task.
+async fn play_in_tokio(role: String, name: String) {
+    let settings = match role.as_str() {
         "echo in Tokio, sleeping, over the smallest rings" => {
-            echo_in_tokio(&ClientBuilder::new().spin(Spin::NEVER).ring(4096), &name);
+            ClientBuilder::new().spin(Spin::NEVER).ring(4096)
         }
+        "fill, finish and exit" => ClientBuilder::new().ring(4096),
+        _ => ClientBuilder::new(),
+    };
+    let mut connection = settings.connect_messages(&name).await.unwrap();
+    let mut message = Vec::new();
+    match role.as_str() {
+        "echo in Tokio" | "echo in Tokio, sleeping, over the smallest rings" => {
+            while connection.recv(&mut message).await.unwrap() {
+                connection.send(&message).await.unwrap();
+            }
+            // This process exits at once.
+            connection.finish().await.unwrap();
+        }
+        "fill, finish and exit" => {
+            let mut sent = 0;
+            while connection.try_send(&pattern(sent, 1000)).unwrap() {
+                sent += 1;
+            }
+            connection.finish().await.unwrap();
+        }
+        "receive for ever in Tokio" => drop(connection.recv(&mut message).await),
         other => panic!("no role {other:?}"),
     }
 }
@@ -159,18 +187,6 @@ fn echo(mut connection: Connection) {
     }
     // This process exits at once.
     connection.finish();
-}
-
-fn echo_in_tokio(settings: &ClientBuilder, name: &str) {
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let mut connection = settings.connect_messages(name).await.unwrap();
-        let mut message = Vec::new();
-        while connection.recv(&mut message).await.unwrap() {
-            connection.send(&message).await.unwrap();
-        }
-        // This process exits at once.
-        connection.finish().await.unwrap();
-    });
 }
 
 /// A listener's end of a connection to the other process.
@@ -593,11 +609,11 @@ fn an_idle_connection_costs_nothing() {
             .accept_timeout(PATIENCE)
             .unwrap()
             .expect("a connection");
-        // Until it is asleep.
+        // Until it is asleep: not just kept from a processor, or between two steps of the system's count.
         let deadline = Instant::now() + PATIENCE;
         let mut before = peer.cpu_time();
         loop {
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_secs(1));
             let now = peer.cpu_time();
             if now == before {
                 break;
@@ -693,7 +709,7 @@ async fn tasks_that_always_sleep_miss_no_wakeup() {
         "{stats:?}, {received:?}"
     );
     assert!(!receiver.recv(&mut message).await.unwrap());
-    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
+    peer.join_async().await;
 }
 
 async fn what_was_finished_arrives_although_its_process_exits() {
@@ -709,7 +725,7 @@ async fn what_was_finished_arrives_although_its_process_exits() {
         count += 1;
     }
     assert!(count > 0);
-    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
+    peer.join_async().await;
 }
 
 async fn tasks_echo_messages_of_all_sizes() {
@@ -749,7 +765,7 @@ async fn tasks_echo_messages_of_all_sizes() {
     assert_eq!(sender.send_batch(numbered).await.unwrap(), 5000);
     sender.finish().await.unwrap();
     assert_eq!(receiving.await.unwrap(), 5000);
-    tokio::task::spawn_blocking(|| peer.join()).await.unwrap();
+    peer.join_async().await;
 }
 
 /// On one thread: waiting must let the timers, and the other end, run.
@@ -936,5 +952,24 @@ crate::over_both_transports!(
     what_was_finished_arrives_although_its_process_exits,
     dropped_futures_lose_and_tear_nothing;
     on_threads:
+    tasks_echo_messages_of_all_sizes,
+);
+
+crate::over_both_transports_and!(across_threads:
+    messages_of_all_sizes_come_back_as_they_were,
+    messages_far_larger_than_the_ring_come_back_as_they_were,
+    batches_keep_the_order,
+    each_direction_ends_by_itself,
+    a_sleeper_is_woken_once_for_each_sleep,
+    two_threads_share_a_connection;
+    on_one_thread:
+    tasks_that_always_sleep_miss_no_wakeup;
+    on_threads:
+    tasks_echo_messages_of_all_sizes,
+);
+
+crate::over_both_transports_and!(on_one_thread:;
+    on_one_thread:
+    tasks_that_always_sleep_miss_no_wakeup,
     tasks_echo_messages_of_all_sizes,
 );

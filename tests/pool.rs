@@ -26,12 +26,20 @@ mod streams;
 mod support;
 mod transports;
 
+/// What processes that tests start do, or threads.
+const ROLES: support::Roles = &[
+    ("server", server::serve),
+    ("ledger", ledger::serve),
+    ("pool", descriptors::pool),
+];
+
 /// Plays a role in a process that another test started.
 #[test]
 fn child_process() {
-    support::play(&[
-        ("server", server::serve),
-        ("ledger", ledger::serve),
-        ("pool", descriptors::pool),
-    ]);
+    support::play(ROLES);
+}
+
+/// As long as it is held, this thread's test starts threads instead of processes.
+fn across_threads() -> impl Drop {
+    support::across_threads(ROLES)
 }

@@ -39,30 +39,13 @@ use windows as os;
 
 pub(crate) use os::*;
 
+#[cfg(not(target_os = "linux"))]
+mod linux_only;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use linux_only::*;
+
 #[cfg(test)]
 mod tests;
-
-/// Linux alone hands out memory that many processes may write and none can shrink.
-#[cfg(all(feature = "mpmc_transport", not(target_os = "linux")))]
-pub(crate) fn create_common_segment(_len: usize) -> std::io::Result<(SegmentHandle, Mapping)> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
-
-/// As above.
-#[cfg(all(feature = "mpmc_transport", not(target_os = "linux")))]
-pub(crate) fn open_common_segment(
-    _handle: &SegmentHandle,
-    _len: usize,
-) -> Result<Mapping, crate::error::SegmentRefused> {
-    let unsupported = std::io::ErrorKind::Unsupported.into();
-    Err(crate::error::SegmentRefused::Unusable(unsupported))
-}
-
-/// As above.
-#[cfg(all(feature = "mpmc_transport", not(target_os = "linux")))]
-pub(crate) fn identity_of_segment(_handle: &SegmentHandle) -> std::io::Result<(u64, u64)> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
 
 /// Where the system lets a thread run, after it was asked for a processor.
 #[derive(Debug, Clone, PartialEq, Eq)]

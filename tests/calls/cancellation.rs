@@ -397,3 +397,14 @@ crate::over_all_transports!(
     a_large_request_that_is_kept_half_sent_hinders_nobody,
     a_client_whose_runtime_is_gone_reports_it,
 );
+
+crate::over_both_transports_and!(across_threads:
+    dropping_a_call_drops_the_handlers_future,
+    a_deadline_ends_a_call_on_both_sides,
+    a_late_reply_is_not_taken_for_another_calls,
+    giving_up_in_the_middle_of_a_request_does_not_break_the_connection,
+    a_cancellation_that_finds_the_ring_full_is_sent_later,
+    a_call_that_is_kept_but_not_polled_hinders_nobody,
+    a_large_request_that_is_kept_half_sent_hinders_nobody,
+    a_client_whose_runtime_is_gone_reports_it,
+);

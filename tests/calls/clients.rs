@@ -55,13 +55,14 @@ impl Progress {
 /// many.
 pub fn echoes(settings: &Settings, commands: Commands) {
     let calls = settings.number("calls").unwrap_or(200) as u64;
+    let name = settings.server(NAME);
     let progress = Arc::new(Progress {
         every: settings.number("progress").map(|every| every as u64),
         ..Progress::default()
     });
     let run = || match settings.text("kind").unwrap() {
         "blocking" => {
-            let mut client = builder(settings).connect_blocking(NAME).unwrap();
+            let mut client = builder(settings).connect_blocking(&name).unwrap();
             say("ready");
             for n in 0..calls {
                 let request = request(settings, n);
@@ -72,7 +73,7 @@ pub fn echoes(settings: &Settings, commands: Commands) {
             }
         }
         "pipeline" => {
-            let mut client = builder(settings).connect_blocking(NAME).unwrap();
+            let mut client = builder(settings).connect_blocking(&name).unwrap();
             say("ready");
             pipelined(settings, &mut client, calls, &progress);
         }
@@ -107,7 +108,10 @@ fn pipelined(settings: &Settings, client: &mut BlockingClient, calls: u64, progr
 }
 
 async fn concurrently(settings: &Settings, calls: u64, progress: &Arc<Progress>) {
-    let client = builder(settings).connect(NAME).await.unwrap();
+    let client = builder(settings)
+        .connect(&settings.server(NAME))
+        .await
+        .unwrap();
     say("ready");
     let tasks = (0..8u64).map(|task| {
         let (client, settings) = (client.clone(), settings.clone());

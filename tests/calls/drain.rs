@@ -171,3 +171,10 @@ crate::over_all_transports!(
     a_client_that_stands_still_does_not_hold_the_server,
     an_idle_server_shuts_down_at_once,
 );
+
+crate::over_both_transports_and!(across_threads:
+    what_is_in_flight_is_finished,
+    what_takes_too_long_is_cut_off,
+    clients_that_never_stop_calling_do_not_hold_the_server,
+    an_idle_server_shuts_down_at_once,
+);

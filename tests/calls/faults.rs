@@ -386,3 +386,8 @@ crate::over_all_transports!(
     a_client_that_gives_up_in_the_middle_of_a_handshake_keeps_nothing,
     a_policy_that_panics_refuses_and_nothing_else,
 );
+
+crate::over_both_transports_and!(across_threads:
+    a_panicking_handler_costs_its_caller_one_error,
+    a_policy_that_panics_refuses_and_nothing_else,
+);

@@ -435,3 +435,17 @@ crate::over_all_transports!(
     wrong_uses_are_named,
     an_async_method_needs_a_runtime,
 );
+
+crate::over_both_transports_and!(across_threads:
+    a_request_above_the_servers_limit_is_not_sent,
+    a_reply_above_the_clients_limit_is_a_status,
+    a_stream_item_above_the_clients_limit_ends_the_stream,
+    a_pipeline_says_when_too_many_calls_are_in_flight,
+    more_tasks_than_places_all_come_through,
+    calls_can_be_cancelled_when_all_places_are_taken,
+    streams_go_on_when_all_places_are_taken,
+    clients_beyond_the_limit_are_refused_and_told_why,
+    the_calls_of_all_connections_together_are_limited,
+    rings_are_clamped_to_the_servers_limits,
+    wrong_uses_are_named,
+);

@@ -443,3 +443,11 @@ crate::over_all_transports!(
     observers_leave_nothing_at_the_server,
     the_end_of_a_server_is_seen_and_its_last_words_stay,
 );
+
+crate::over_both_transports_and!(across_threads:
+    every_call_is_counted_once_by_how_it_ended,
+    bytes_are_those_of_records_and_not_of_what_a_ring_leaves_out,
+    with_one_in_one_every_call_is_in_the_histograms,
+    without_sampling_there_are_counters_and_no_times,
+    about_one_in_so_many_is_sampled,
+);

@@ -9,7 +9,7 @@ use nearwire::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 /// The name that all test servers have, each in its test's directory.
@@ -26,6 +26,8 @@ struct Counters {
     dropped: AtomicU64,
     /// Items that `endless` has sent.
     sent: AtomicU64,
+    /// What `traceparent` would have said to the last notification.
+    last_trace: Mutex<String>,
 }
 
 /// Counts the drop of a handler's future.
@@ -86,7 +88,8 @@ pub fn serve(settings: &Settings, commands: Commands) {
     quiet_about_panics_on_purpose();
     let counters = Arc::new(Counters::default());
     let builder = configure(methods(Server::builder(), &counters), settings);
-    let server = builder.bind(settings.text("name").unwrap_or(NAME)).unwrap();
+    let name = settings.server(settings.text("name").unwrap_or(NAME));
+    let server = builder.bind(&name).unwrap();
     say("ready");
     let mut server = Some(server);
     loop {
@@ -121,9 +124,6 @@ pub fn bind(settings: &Settings, commands: Commands) {
     }
 }
 
-/// What `traceparent` would have said to the last notification.
-static LAST_TRACE: Mutex<String> = Mutex::new(String::new());
-
 /// The caller's trace context, as text.
 fn traceparent(context: &CallContext) -> String {
     let trace = context.trace.map(|trace| trace.to_string());
@@ -136,6 +136,7 @@ fn report(counters: &Counters, connections: usize) {
         started,
         dropped,
         sent,
+        last_trace: _,
     } = counters;
     say(format!(
         "echoed={} started={} dropped={} sent={} connections={connections} descriptors={}",
@@ -208,6 +209,7 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
 
 fn methods(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
     let counted = counters.clone();
+    let (noted, told) = (counters.clone(), counters.clone());
     let builder = builder
         .method("echo", move |request: &[u8]| {
             counted.echoed.fetch_add(1, Relaxed);
@@ -235,12 +237,12 @@ fn methods(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
             reply.extend(traceparent(context).bytes());
             Ok(())
         })
-        .method_into("note_trace", |context, _, _| {
-            *LAST_TRACE.lock().unwrap() = traceparent(context);
+        .method_into("note_trace", move |context, _, _| {
+            *noted.last_trace.lock().unwrap() = traceparent(context);
             Ok(())
         })
-        .method("last_trace", |_| {
-            Ok(LAST_TRACE.lock().unwrap().clone().into_bytes())
+        .method("last_trace", move |_| {
+            Ok(told.last_trace.lock().unwrap().clone().into_bytes())
         })
         .method_async_with("traceparent_later", |context, _| async move {
             tokio::task::yield_now().await;
@@ -488,13 +490,16 @@ fn streams(builder: ServerBuilder, counters: &Arc<Counters>) -> ServerBuilder {
 }
 
 fn quiet_about_panics_on_purpose() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied();
-        let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
-        if !text.is_some_and(|text| text.starts_with("on purpose")) {
-            usual(panic);
-        }
-    }));
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let payload = panic.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
+            if !text.is_some_and(|text| text.starts_with("on purpose")) {
+                usual(panic);
+            }
+        }));
+    });
 }

@@ -81,6 +81,9 @@ fn calls_have_spans_that_say_how_they_ended() {
     let process = server.id().to_string();
     within(PATIENCE, "calls in spans", move || {
         let recorder = Recorder::default();
+        // As long as there is one subscriber only, tracing takes that of the thread that comes by a span
+        // first for that of all threads; the clients of other tests have none.
+        let _second = tracing::Dispatch::new(tracing_subscriber::registry());
         let subscriber = tracing_subscriber::registry().with(recorder.clone());
         // Of this thread, on which the client runs as well.
         tracing::subscriber::with_default(subscriber, || {
@@ -147,3 +150,5 @@ async fn multiplexed(name: &str, process: &str, recorder: &Recorder) {
 }
 
 crate::over_both_transports!(calls_have_spans_that_say_how_they_ended);
+
+crate::over_both_transports_and!(across_threads: calls_have_spans_that_say_how_they_ended);

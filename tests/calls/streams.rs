@@ -238,3 +238,12 @@ crate::over_all_transports!(
     streams_and_calls_share_a_connection,
     a_stream_goes_on_while_its_credits_find_the_ring_full,
 );
+
+crate::over_both_transports_and!(across_threads:
+    items_come_in_order_and_then_the_end,
+    items_may_be_larger_than_the_ring,
+    dropping_a_stream_cancels_its_handler,
+    an_error_ends_the_stream_after_the_items_before_it,
+    streams_and_calls_share_a_connection,
+    a_stream_goes_on_while_its_credits_find_the_ring_full,
+);

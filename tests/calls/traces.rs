@@ -103,3 +103,8 @@ crate::over_all_transports!(
     handlers_get_the_callers_trace_and_no_other,
     what_names_no_trace_is_as_good_as_none,
 );
+
+crate::over_both_transports_and!(across_threads:
+    handlers_get_the_callers_trace_and_no_other,
+    what_names_no_trace_is_as_good_as_none,
+);

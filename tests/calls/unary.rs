@@ -287,3 +287,14 @@ crate::over_all_transports!(
     errors_of_handlers_reach_the_caller_and_only_the_runtime_speaks_for_itself,
     a_handler_is_told_who_calls,
 );
+
+crate::over_both_transports_and!(across_threads:
+    a_blocking_client_gets_back_what_it_sent,
+    an_async_client_gets_back_what_it_sent,
+    sixty_four_tasks_share_a_connection_and_nobody_gets_anothers_reply,
+    a_pipeline_keeps_the_order_of_sync_handlers,
+    a_pipeline_takes_answers_as_they_come_and_can_be_given_up,
+    typed_calls_carry_serde_types,
+    errors_of_handlers_reach_the_caller_and_only_the_runtime_speaks_for_itself,
+    a_handler_is_told_who_calls,
+);

@@ -414,3 +414,13 @@ crate::over_all_transports!(
     both_halves_of_a_call_are_told_how_it_failed,
     a_method_called_in_the_wrong_way_is_named,
 );
+
+crate::over_both_transports_and!(across_threads:
+    a_stream_of_the_callers_gets_one_reply,
+    items_of_the_callers_may_be_larger_than_the_ring,
+    small_and_large_items_keep_their_order_while_the_ring_is_full,
+    a_handler_may_answer_before_the_stream_has_ended,
+    an_early_answer_reaches_a_sender_that_waits_for_credits,
+    a_deadline_ends_calls_with_streams,
+    notifications_arrive_and_get_no_answer,
+);

@@ -192,3 +192,11 @@ crate::over_all_transports!(
     no_wakeup_is_lost_when_the_ring_is_full,
     an_async_client_that_never_spins_works,
 );
+
+crate::over_both_transports_and!(across_threads:
+    a_sleeper_is_woken_once_per_sleep,
+    no_wakeup_is_lost_between_sleepers,
+    no_wakeup_is_lost_between_a_sleeper_and_a_spinner,
+    no_wakeup_is_lost_when_the_ring_is_full,
+    an_async_client_that_never_spins_works,
+);

@@ -150,6 +150,11 @@ crate::over_all_transports!(
     connections_are_spread_over_the_workers,
 );
 
+crate::over_both_transports_and!(across_threads:
+    a_handler_that_blocks_shows,
+    connections_are_spread_over_the_workers,
+);
+
 /// Apart, because only Linux tells where a thread of another process may run.
 #[cfg(target_os = "linux")]
 mod pinned {

@@ -29,7 +29,7 @@ pub fn serve(settings: &Settings, commands: Commands) {
         let file = OpenOptions::new()
             .append(true)
             .open(settings.text("file").unwrap());
-        match bind(file.unwrap(), transport) {
+        match bind(&settings.server(NAME), file.unwrap(), transport) {
             // The server before this one has the name until it begins to drain.
             Err(Error::NameInUse { .. }) => std::thread::sleep(Duration::from_millis(1)),
             bound => break bound.unwrap(),
@@ -42,7 +42,7 @@ pub fn serve(settings: &Settings, commands: Commands) {
     say("shut down");
 }
 
-fn bind(file: File, transport: TransportPolicy) -> nearwire::Result<Server> {
+fn bind(name: &str, file: File, transport: TransportPolicy) -> nearwire::Result<Server> {
     let file = Arc::new(file);
     let written = file.clone();
     // Eight bytes, appended by one system call: there or not there, whatever kills the process.
@@ -60,7 +60,7 @@ fn bind(file: File, transport: TransportPolicy) -> nearwire::Result<Server> {
                 Ok(id)
             }
         })
-        .bind(NAME)
+        .bind(name)
 }
 
 /// The file, and the place that servers write it in.

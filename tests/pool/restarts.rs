@@ -224,3 +224,5 @@ crate::over_both_transports!(
     a_request_that_kills_the_server_is_not_made_for_ever,
     calls_succeed_soon_after_a_restart,
 );
+
+crate::over_both_transports_and!(across_threads: orderly_restarts_under_load_cost_no_call);

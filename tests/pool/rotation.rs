@@ -161,3 +161,10 @@ crate::over_both_transports!(
     connections_of_age_are_replaced_without_a_failed_call,
     a_draining_server_finishes_while_the_next_one_serves,
 );
+
+crate::over_both_transports_and!(across_threads:
+    it_grows_when_all_are_busy_and_shrinks_when_they_are_not,
+    calls_go_to_the_least_loaded,
+    connections_of_age_are_replaced_without_a_failed_call,
+    a_draining_server_finishes_while_the_next_one_serves,
+);

@@ -109,3 +109,5 @@ crate::over_both_transports!(
     a_stream_that_began_ends_with_its_connection,
     a_stream_that_has_given_nothing_is_asked_for_again_if_that_does_no_harm,
 );
+
+crate::over_both_transports_and!(across_threads: all_shapes_of_calls);

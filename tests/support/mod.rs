@@ -14,11 +14,12 @@ pub mod os;
 pub mod process;
 
 #[allow(unused_imports)]
-pub use child::{Settings, play};
+pub use child::{Roles, Settings, play};
 pub use process::Process;
 
-use crate::transports;
+use crate::transports::{self, Set};
 use nearwire::TransportPolicy;
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -27,26 +28,47 @@ use std::time::{Duration, Instant};
 /// Far more than anything takes that is not hung, on a machine that does other things as well.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
+thread_local! {
+    /// The roles that the body on this thread starts on threads of this process, instead of in
+    /// processes of their own.
+    static ON_THREADS: Cell<Option<Roles>> = const { Cell::new(None) };
+}
+
+/// As long as it is held, what the body on this thread starts are threads.
+pub fn across_threads(roles: Roles) -> Set<Option<Roles>> {
+    Set::new(&ON_THREADS, Some(roles))
+}
+
 /// A directory for one test's sockets, in which its children find names. Gone with the test.
 #[derive(Debug)]
-pub struct Place(PathBuf, TransportPolicy);
+pub struct Place {
+    directory: PathBuf,
+    transport: TransportPolicy,
+    on_threads: Option<Roles>,
+}
 
 impl Place {
     pub fn new() -> Self {
-        Self(
-            os::private_directory("nearwire-calls"),
-            transports::current(),
-        )
+        Self {
+            directory: os::private_directory("nearwire-calls"),
+            transport: transports::current(),
+            on_threads: ON_THREADS.get(),
+        }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.directory
     }
 
     /// The path of the socket that a server called `name` has here. A client that gives it as a
     /// name finds the server without the environment.
     pub fn socket(&self, name: &str) -> String {
-        let socket = self.0.join(format!("{name}.sock"));
+        Self::socket_in(&self.directory, name)
+    }
+
+    /// The same, given the directory.
+    pub fn socket_in(directory: &Path, name: &str) -> String {
+        let socket = directory.join(format!("{name}.sock"));
         socket.to_str().unwrap().to_owned()
     }
 
@@ -54,9 +76,12 @@ impl Place {
     pub fn start(&self, role: &str, settings: &[(&str, &str)]) -> Process {
         let mut settings = settings.to_vec();
         if !settings.iter().any(|(name, _)| *name == "transport") {
-            settings.push(("transport", transports::name(self.1)));
+            settings.push(("transport", transports::name(self.transport)));
         }
-        Process::start(&self.0, role, &settings)
+        match self.on_threads {
+            Some(roles) => Process::start_thread(roles, &self.directory, role, &settings),
+            None => Process::start(&self.directory, role, &settings),
+        }
     }
 
     /// Starts a child in this role and waits until it says that it is ready.
@@ -69,7 +94,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -82,8 +107,9 @@ pub fn within<T: Send + 'static>(
 ) -> T {
     let (done, waiting) = mpsc::channel();
     let thread = std::thread::Builder::new().name(what.to_owned());
-    let transport = transports::current();
+    let (transport, on_threads) = (transports::current(), ON_THREADS.get());
     let thread = thread.spawn(move || {
+        ON_THREADS.set(on_threads);
         let result = transports::run(transport, body);
         let _ = done.send(());
         result

@@ -1,22 +1,30 @@
-//! The parent's side: a child process.
+//! The parent's side: a child process, or a thread that stands for one.
 
 use super::PATIENCE;
-use super::child::{MARK, ROLE, SEPARATOR, SETTINGS};
+use super::child::{self, MARK, ROLE, Roles, SEPARATOR, SETTINGS};
 use super::os;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A child process. It does not outlive this.
+/// A child process, or a thread of this one that stands for it. It does not outlive this.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
-    commands: Mutex<ChildStdin>,
+    runs: Runs,
     answers: Mutex<mpsc::Receiver<String>>,
     role: String,
+}
+
+/// Where a role runs, and what takes its commands.
+#[derive(Debug)]
+enum Runs {
+    InProcess(Child, Mutex<ChildStdin>),
+    /// Both are there until this is dropped.
+    OnThread(Option<mpsc::Sender<String>>, Option<JoinHandle<()>>),
 }
 
 impl Process {
@@ -37,6 +45,24 @@ impl Process {
         let program = std::env::current_exe().unwrap();
         let command = Self::command(launcher, &program, directory, role, settings);
         Self::spawn(command, environment, role)
+    }
+
+    /// Starts a thread in this role, which makes its servers in `directory` and finds them there.
+    pub fn start_thread(
+        roles: Roles,
+        directory: &Path,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let (sender, commands) = mpsc::channel();
+        let (listener, answers) = mpsc::channel();
+        let directory = directory.to_str().unwrap();
+        let thread = child::play_on_a_thread(roles, role, directory, settings, commands, listener);
+        Self {
+            runs: Runs::OnThread(Some(sender), Some(thread)),
+            answers: answers.into(),
+            role: role.to_owned(),
+        }
     }
 
     /// What starts a child in this role; `program` is this test's, or a copy of it, and `launcher`
@@ -94,22 +120,51 @@ impl Process {
             }
         });
         Self {
-            child,
-            commands,
+            runs: Runs::InProcess(child, commands),
             answers: answers.into(),
             role: role.to_owned(),
         }
     }
 
     pub fn id(&self) -> u32 {
-        self.child.id()
+        match &self.runs {
+            Runs::InProcess(child, _) => child.id(),
+            Runs::OnThread(..) => std::process::id(),
+        }
+    }
+
+    /// The process, of which the body needs that it is one.
+    #[track_caller]
+    fn child(&mut self) -> &mut Child {
+        match &mut self.runs {
+            Runs::InProcess(child, _) => child,
+            Runs::OnThread(..) => panic!("{} is no process", self.role),
+        }
+    }
+
+    /// As [`child`](Self::child).
+    #[track_caller]
+    fn child_id(&self) -> u32 {
+        match &self.runs {
+            Runs::InProcess(child, _) => child.id(),
+            Runs::OnThread(..) => panic!("{} is no process", self.role),
+        }
     }
 
     /// Tells the child something.
     pub fn tell(&self, command: &str) {
-        let line = format!("{command}\n");
-        let told = self.commands.lock().unwrap().write_all(line.as_bytes());
-        told.unwrap_or_else(|error| panic!("{} is not listening: {error}", self.role));
+        let listens = match &self.runs {
+            Runs::InProcess(_, commands) => {
+                let line = format!("{command}\n");
+                let told = commands.lock().unwrap().write_all(line.as_bytes());
+                told.is_ok()
+            }
+            Runs::OnThread(commands, _) => {
+                let commands = commands.as_ref().unwrap();
+                commands.send(command.to_owned()).is_ok()
+            }
+        };
+        assert!(listens, "{} is not listening", self.role);
     }
 
     /// The next thing that the child says.
@@ -153,22 +208,22 @@ impl Process {
     /// SIGKILL. Returns when it was sent.
     pub fn kill(&mut self) -> Instant {
         let now = Instant::now();
-        self.child.kill().unwrap();
+        self.child().kill().unwrap();
         now
     }
 
     /// Stops all threads of the child. Returns when they have.
     pub fn stop(&self) {
-        os::stop(self.id());
+        os::stop(self.child_id());
     }
 
     pub fn go_on(&self) {
-        os::go_on(self.id());
+        os::go_on(self.child_id());
     }
 
     /// Whether the child has not ended.
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.child().try_wait().unwrap().is_none()
     }
 
     /// Waits for the child to end by itself, and well.
@@ -183,7 +238,7 @@ impl Process {
     pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.child().try_wait().unwrap() {
                 return status;
             }
             assert!(Instant::now() < deadline, "{} hangs", self.role);
@@ -194,7 +249,7 @@ impl Process {
     /// Time that each thread of the child has spent on processors. A sleeping thread has exactly
     /// what it had. (Where the system tells: else of all threads together.)
     pub fn cpu_times(&self) -> HashMap<String, Duration> {
-        os::cpu_times(self.id())
+        os::cpu_times(self.child_id())
     }
 
     /// Time that the child's threads, those that are still there, have spent on processors since
@@ -209,18 +264,27 @@ impl Process {
 
     /// Descriptors that the child has open.
     pub fn descriptors(&self) -> usize {
-        os::open_handles(self.id())
+        os::open_handles(self.child_id())
     }
 
     /// Resident memory, in bytes.
     pub fn resident(&self) -> u64 {
-        os::resident(self.id())
+        os::resident(self.child_id())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.runs {
+            Runs::InProcess(child, _) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Runs::OnThread(commands, thread) => {
+                *commands = None;
+                // It unwinds, out of its wait for commands.
+                let _ = thread.take().map(JoinHandle::join);
+            }
+        }
     }
 }

@@ -3,12 +3,37 @@
 //!
 //! The transport goes to the body's place, and from there to the processes that it starts: one side
 //! of each connection takes nothing else, so that there is no other way.
+//!
+//! The other side of a body is a process of its own. Where that is not the point of it, the same body
+//! runs once more with the other side [elsewhere](crate::over_both_transports_and): on threads of this
+//! process (`across_threads::over_socket::…`), or on the very same thread (`on_one_thread::…`).
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
 use nearwire::TransportPolicy;
 use std::cell::Cell;
+use std::thread::LocalKey;
+
+/// Sets a variable of this thread, until it is dropped: a thread may run several tests.
+#[must_use]
+pub struct Set<T: Copy + 'static> {
+    variable: &'static LocalKey<Cell<T>>,
+    before: T,
+}
+
+impl<T: Copy> Set<T> {
+    pub fn new(variable: &'static LocalKey<Cell<T>>, value: T) -> Self {
+        let before = variable.replace(value);
+        Self { variable, before }
+    }
+}
+
+impl<T: Copy> Drop for Set<T> {
+    fn drop(&mut self) {
+        self.variable.set(self.before);
+    }
+}
 
 thread_local! {
     static CURRENT: Cell<TransportPolicy> = const { Cell::new(TransportPolicy::PreferSharedMemory) };
@@ -21,7 +46,7 @@ pub fn run<T>(policy: TransportPolicy, body: impl FnOnce() -> T) -> T {
         let said = std::env::var("NEARWIRE_TRANSPORT");
         assert_eq!(said.as_deref(), Ok("prefer-mpmc"), "set NEARWIRE_TRANSPORT");
     }
-    CURRENT.set(policy);
+    let _set = Set::new(&CURRENT, policy);
     body()
 }
 
@@ -92,6 +117,29 @@ macro_rules! over_all_transports {
         #[cfg(all(feature = "mpmc_transport", target_os = "linux"))]
         mod over_mpmc {
             $crate::over_a_transport!(MpmcOnly: $($body),* $(; $runtime: $($task),*)*);
+        }
+    };
+}
+
+/// Makes the tests of these bodies once more, in a module of this name, with the other side where the
+/// function of this name at the crate's root puts it.
+#[macro_export]
+macro_rules! over_both_transports_and {
+    ($elsewhere:ident: $($body:ident),* $(,)? $(; $runtime:ident: $($task:ident),* $(,)?)*) => {
+        mod $elsewhere {
+            $(
+                fn $body() {
+                    let _set = $crate::$elsewhere();
+                    super::$body();
+                }
+            )*
+            $($(
+                async fn $task() {
+                    let _set = $crate::$elsewhere();
+                    super::$task().await;
+                }
+            )*)*
+            $crate::over_both_transports!($($body),* $(; $runtime: $($task),*)*);
         }
     };
 }

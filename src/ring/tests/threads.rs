@@ -26,7 +26,17 @@ fn length(number: u64, max: usize) -> usize {
 }
 
 /// Times that a side may find nothing to do in a row: some seconds, more if there is load.
-const PATIENCE: u32 = 1 << 22;
+const PATIENCE: u32 = 1 << 26;
+
+/// Waits a little for the other side, which works, or has to be let to work: on a machine with other
+/// work, whoever yields waits for all of it.
+fn rest(tries: u32) {
+    if tries.is_multiple_of(64) {
+        thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
 
 /// Sends `count` records through a ring and checks every byte.
 fn transfer<P: Place>(capacity: usize, count: u64) {
@@ -74,7 +84,7 @@ fn transfer_over<P: Place>(ring: Ring<P>, capacity: usize, count: u64) {
                             producer.publish();
                             tries += 1;
                             assert!(tries < PATIENCE, "full for ever");
-                            thread::yield_now();
+                            rest(tries);
                         }
                         Err(error) => panic!("{error}"),
                     }
@@ -105,7 +115,7 @@ fn transfer_over<P: Place>(ring: Ring<P>, capacity: usize, count: u64) {
             assert!(!over, "the producer gave up");
             tries += 1;
             assert!(tries < PATIENCE, "empty for ever");
-            thread::yield_now();
+            rest(tries);
         } else {
             tries = 0;
         }

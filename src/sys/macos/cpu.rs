@@ -1,18 +1,7 @@
-//! Processors: no fences on behalf of others, QoS classes instead of affinity.
+//! Processors: QoS classes instead of affinity.
 
 use crate::sys::Placement;
 use std::io;
-use std::time::Duration;
-
-/// macOS has nothing like Linux's `membarrier`: each side fences for itself.
-pub(crate) fn register_for_heavy_fences() -> bool {
-    false
-}
-
-/// Never takes place, see [`register_for_heavy_fences`].
-pub(crate) fn heavy_fence() -> bool {
-    false
-}
 
 /// The processors, ascending.
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
@@ -27,20 +16,6 @@ pub(crate) fn pin_to(_: usize) -> io::Result<Placement> {
     match unsafe { libc::pthread_set_qos_class_self_np(class, 0) } {
         0 => Ok(Placement::QosClass("user-interactive")),
         error => Err(io::Error::from_raw_os_error(error)),
-    }
-}
-
-/// How long a thread was kept from running: macOS does not tell.
-#[derive(Debug, Default)]
-pub(crate) struct RunDelay;
-
-impl RunDelay {
-    pub(crate) fn of_this_thread() -> Self {
-        Self
-    }
-
-    pub(crate) fn so_far(&self) -> Option<Duration> {
-        None
     }
 }
 

@@ -1,7 +1,6 @@
 //! macOS: unlinked POSIX shared memory, a socket pair as doorbell under kqueue, QoS classes.
 
 pub(super) mod closing;
-#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // nobody to fence for
 mod cpu;
 #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // no peer rings
 mod doorbell;
@@ -11,9 +10,7 @@ mod memory;
 mod multiplexer;
 pub(super) mod socket;
 
-#[cfg(feature = "spsc_transport")]
-pub(crate) use cpu::register_for_heavy_fences;
-pub(crate) use cpu::{RunDelay, allowed_cpus, heavy_fence, pin_to};
+pub(crate) use cpu::{allowed_cpus, pin_to};
 #[cfg(any(feature = "spsc_transport", test))]
 pub(crate) use doorbell::PeerDoorbell;
 pub(crate) use doorbell::{Doorbell, Sleeper};

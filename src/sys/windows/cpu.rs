@@ -1,11 +1,10 @@
-//! Processors: no fences on behalf of others, affinity with processor groups.
+//! Processors: affinity with processor groups.
 //!
 //! A processor's number is 64 times its group's number plus its place in the group.
 
 use super::check;
 use crate::sys::Placement;
 use std::io;
-use std::time::Duration;
 use windows_sys::Win32::System::SystemInformation::GROUP_AFFINITY;
 use windows_sys::Win32::System::Threading::{
     GetActiveProcessorCount, GetActiveProcessorGroupCount, GetCurrentProcess, GetCurrentThread,
@@ -14,17 +13,6 @@ use windows_sys::Win32::System::Threading::{
 
 /// The most processors that a group can have.
 const GROUP: usize = 64;
-
-/// `FlushProcessWriteBuffers` reaches the threads of its own process only: each side fences for
-/// itself.
-pub(crate) fn register_for_heavy_fences() -> bool {
-    false
-}
-
-/// Never takes place, see [`register_for_heavy_fences`].
-pub(crate) fn heavy_fence() -> bool {
-    false
-}
 
 /// The processors that a thread of this process may run on, ascending.
 pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
@@ -69,20 +57,6 @@ fn numbers(group: u16, mask: usize) -> Vec<usize> {
         .filter(|place| mask >> place & 1 == 1)
         .map(|place| usize::from(group) * GROUP + place)
         .collect()
-}
-
-/// How long a thread was kept from running: Windows does not tell.
-#[derive(Debug, Default)]
-pub(crate) struct RunDelay;
-
-impl RunDelay {
-    pub(crate) fn of_this_thread() -> Self {
-        Self
-    }
-
-    pub(crate) fn so_far(&self) -> Option<Duration> {
-        None
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@
 
 mod clock;
 mod control;
-#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // nobody to fence for
 mod cpu;
 #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // no peer rings
 mod doorbell;
@@ -38,9 +37,7 @@ mod watch;
 
 pub(crate) use clock::monotonic;
 pub(crate) use control::{ControlListener, ControlSocket, Received, sweep_dead_name};
-#[cfg(feature = "spsc_transport")]
-pub(crate) use cpu::register_for_heavy_fences;
-pub(crate) use cpu::{RunDelay, allowed_cpus, heavy_fence, pin_to};
+pub(crate) use cpu::{allowed_cpus, pin_to};
 #[cfg(any(feature = "spsc_transport", test))]
 pub(crate) use doorbell::PeerDoorbell;
 pub(crate) use doorbell::{Doorbell, Sleeper};
