@@ -48,11 +48,11 @@ pub use options::{Options, Thoroughness};
 #[cfg(unix)]
 pub use payload::Payload;
 #[cfg(unix)]
-pub use probe::{Bracket, Distance, PROBE_ROLE, Probe, alike, answer_probes};
+pub use probe::{Bracket, Distance, PROBE_ROLE, Probe, answer_probes};
 #[cfg(unix)]
 pub use report::{Report, Section, human, plain_table, right_align};
 #[cfg(unix)]
-pub use rounds::{Bracket, Contender, Ratio, RatioFigures, Run, Series, UNDISTURBED, alternate};
+pub use rounds::{Contender, Ratio, RatioFigures, Run, Series, UNDISTURBED, alternate};
 #[cfg(unix)]
 pub use throughput::{Meter, Throughput, throughput};
 #[cfg(unix)]

@@ -55,11 +55,6 @@ impl fmt::Display for Distance {
 }
 
 impl Distance {
-    /// Whether something can be said about the cores, and so about figures that depend on them.
-    pub fn is_known(self) -> bool {
-        matches!(self, Self::Near | Self::Far)
-    }
-
     /// What two readings, in nanoseconds per round trip, say.
     pub fn between(before: f64, after: f64) -> Self {
         if before.max(after) > CROWDED_NS {
@@ -75,7 +70,7 @@ impl Distance {
 }
 
 /// Whether readings, in nanoseconds per round trip, come from one placement, with a core for each side.
-pub fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
+pub(super) fn alike(readings: impl IntoIterator<Item = f64>) -> bool {
     let (mut least, mut most) = (f64::INFINITY, 0.0f64);
     for reading in readings {
         least = least.min(reading);

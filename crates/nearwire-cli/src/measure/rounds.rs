@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::core_share::CoreShare;
-use super::{Bracket, Distance, Measured, Probe, Unit, alike, median};
+use super::probe::alike;
+use super::{Bracket, Distance, Measured, Probe, Unit, median};
 
 /// An operation that takes part.
 pub struct Contender<'a> {
