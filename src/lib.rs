@@ -37,6 +37,7 @@
 #![deny(unsafe_code)]
 // docs.rs says then which feature each item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(docsrs, doc(auto_cfg(hide(loom, fuzzing))))]
 
 pub mod layout;
 pub mod proto;
