@@ -63,8 +63,8 @@ impl Peer for AeronIpc {
         packages: &["rusteron-client", "rusteron-media-driver"],
         configuration: "The C client and the C media driver by way of rusteron, over `aeron:ipc`; the \
             driver runs in the server's process with one shared thread that sleeps when idle (over \
-            IPC it only introduces the two sides to one another; with two cores a spinning driver \
-            would be in the way). Both sides poll in a loop, as Aeron's own ping-pong does; the \
+            IPC it introduces the two sides to one another and tells a sender now and then how far \
+            the receiver is; with two cores a spinning driver would be in the way). Both sides poll in a loop, as Aeron's own ping-pong does; the \
             server always occupies a core. Messages are sent by claim, or by offer where they are \
             longer than a fragment of 64 KiB; buffers are touched beforehand. An exclusive publication \
             for each direction of each client; terms of 4 MiB, or of eight messages where that is \

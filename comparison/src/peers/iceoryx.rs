@@ -1,6 +1,7 @@
 //! iceoryx2: request and response in shared memory, without copies of its own.
 
 use std::any::Any;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -216,12 +217,14 @@ fn serve(
             response.send().map_err(failed)?;
             if event_driven {
                 let number = *request.user_header();
-                if !clients.contains_key(&number) {
-                    let events = events(&node, setup, &of_client(number))?;
-                    let notifier = events.notifier_builder().create().map_err(failed)?;
-                    clients.insert(number, notifier);
-                }
-                clients[&number].notify().map_err(failed)?;
+                let notifier = match clients.entry(number) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let events = events(&node, setup, &of_client(number))?;
+                        new.insert(events.notifier_builder().create().map_err(failed)?)
+                    }
+                };
+                notifier.notify().map_err(failed)?;
             }
         }
     }
@@ -275,10 +278,13 @@ struct Wakes {
     notifier: Notifier<ipc::Service>,
 }
 
+/// A request in flight.
+type Pending = PendingResponse<ipc::Service, [u8], u64, [u8], ()>;
+
 /// A client port.
 pub struct IceoryxLane {
     /// Requests in flight, in their order.
-    pending: VecDeque<PendingResponse<ipc::Service, [u8], u64, [u8], ()>>,
+    pending: VecDeque<Pending>,
     client: Client<ipc::Service, [u8], u64, [u8], ()>,
     number: u64,
     wakes: Option<Wakes>,
