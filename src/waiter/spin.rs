@@ -18,6 +18,10 @@ const MAX_BACKOFF: u32 = 6;
 /// Shortest spin that is still worth a try.
 const SHORTEST: Duration = Duration::from_micros(2);
 
+/// A try of the whole budget that found nothing is not repeated before so many times its length has
+/// passed.
+const WHOLE_TRIES: u32 = 64;
+
 /// How long a spin in slices lasts before others get their turn.
 #[cfg(feature = "tokio")]
 const SLICE: Duration = Duration::from_micros(5);
@@ -72,11 +76,22 @@ pub(crate) enum Slice {
 /// [`SHORTEST`]; after that only every 2nd, 4th, … up to every 64th wait spins at all. So a side
 /// whose peer cannot run at the same time (one core, or more threads than cores) soon sleeps
 /// without spinning and loses 2 µs in 64 waits to find out when that changes.
+///
+/// # Two that sleep because the other one does
+/// Where both sides have a core and both have come to sleep, each of them waits for as long as the
+/// other one takes to wake up, some 20 µs, so that no short try ever finds anything, though either
+/// would find the answer if it spun for that long, and the other would then be spun for. So a try is one
+/// of the whole budget if the last one was long enough ago, 64 budgets: that finds it out, and where it is
+/// in vain it costs a 64th of the time.
 #[derive(Debug)]
 pub(crate) struct Spinner {
     settings: Spin,
-    /// How long the next spin may last.
+    /// How long the next spin may last, unless the whole budget is due.
     limit: Duration,
+    /// How long this one may.
+    current: Duration,
+    /// When a try of the whole budget was in vain last.
+    whole: Option<Instant>,
     /// Waits in a row in which the shortest spin found nothing.
     misses: u32,
     /// Waits until the next try.
@@ -93,6 +108,8 @@ impl Spinner {
         Self {
             settings,
             limit: settings.budget,
+            current: settings.budget,
+            whole: None,
             misses: 0,
             skip: 0,
             paid: 0,
@@ -131,6 +148,7 @@ impl Spinner {
     #[inline(never)]
     fn spin_by_the_clock(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         let start = Instant::now();
+        self.begin(|| start);
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
                 if ready() {
@@ -142,8 +160,8 @@ impl Spinner {
             }
             let now = Instant::now();
             self.long = Some((start, now));
-            if now.saturating_duration_since(start) >= self.limit {
-                self.missed();
+            if now.saturating_duration_since(start) >= self.current {
+                self.missed(now);
                 return false;
             }
         }
@@ -170,15 +188,18 @@ impl Spinner {
                 self.skip -= 1;
                 return Slice::Over;
             }
-            None => Duration::ZERO,
+            None => {
+                self.begin(Instant::now);
+                Duration::ZERO
+            }
         };
         if !looker.is_alone() {
             if ready() {
                 self.paid();
                 return Slice::Ready;
             }
-            if so_far + SHARED_LOOK >= self.limit {
-                self.missed();
+            if so_far + SHARED_LOOK >= self.current {
+                self.missed(Instant::now());
                 return Slice::Over;
             }
             *spun = Some(so_far + SHARED_LOOK);
@@ -195,8 +216,8 @@ impl Spinner {
                 spin_hint();
             }
             let elapsed = start.elapsed();
-            if so_far + elapsed >= self.limit {
-                self.missed();
+            if so_far + elapsed >= self.current {
+                self.missed(start + elapsed);
                 return Slice::Over;
             }
             if elapsed >= SLICE {
@@ -211,6 +232,20 @@ impl Spinner {
         (self.paid, self.wasted)
     }
 
+    /// Says how long the spin may last that begins now.
+    #[inline]
+    fn begin(&mut self, now: impl FnOnce() -> Instant) {
+        self.current = self.limit;
+        let budget = self.settings.budget;
+        if self.limit < budget {
+            let now = now();
+            let is_due = |last| now.saturating_duration_since(last) >= budget * WHOLE_TRIES;
+            if self.whole.is_none_or(is_due) {
+                self.current = budget;
+            }
+        }
+    }
+
     #[inline(always)]
     fn paid(&mut self) {
         self.paid += 1;
@@ -218,8 +253,11 @@ impl Spinner {
         self.misses = 0;
     }
 
-    fn missed(&mut self) {
+    fn missed(&mut self, now: Instant) {
         self.wasted += 1;
+        if self.current == self.settings.budget {
+            self.whole = Some(now);
+        }
         if !self.settings.adaptive {
             return;
         }
@@ -270,6 +308,34 @@ mod tests {
             looks > 3
         });
         assert_eq!(looks, 4);
+    }
+
+    /// What takes longer than the shortest try, because the other side must wake up first, is found.
+    #[test]
+    fn what_takes_a_wake_up_is_found_in_the_end() {
+        let budget = Duration::from_micros(50);
+        let mut spinner = Spinner::new(Spin {
+            budget,
+            adaptive: true,
+        });
+        let vain = |spinner: &mut Spinner| spinner.spin(|| false);
+        (0..100).for_each(|_| assert!(!vain(&mut spinner)));
+        assert!(spinner.limit < budget && spinner.misses > 0);
+        std::thread::sleep(budget * WHOLE_TRIES);
+        // The next try, whichever that is, lasts for the whole budget.
+        let longest = (0..1 << MAX_BACKOFF).map(|_| {
+            let start = Instant::now();
+            assert!(!vain(&mut spinner));
+            start.elapsed()
+        });
+        assert!(longest.max() >= Some(budget));
+        let wasted = spinner.wasted;
+        std::thread::sleep(budget * WHOLE_TRIES);
+        while spinner.wasted == wasted && spinner.paid == 0 {
+            let (start, late) = (Instant::now(), budget / 2);
+            spinner.spin(|| start.elapsed() >= late);
+        }
+        assert_eq!((spinner.paid, spinner.limit), (1, budget));
     }
 
     #[cfg(feature = "tokio")]
