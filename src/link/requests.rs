@@ -121,10 +121,10 @@ pub(crate) struct RequestQueue {
 
 impl RequestQueue {
     /// An empty queue.
-    pub(crate) fn create() -> io::Result<Arc<Self>> {
+    pub(crate) fn create(workers: usize) -> io::Result<Arc<Self>> {
         let (words, handle) = QueueWords::create()?;
         Ok(Arc::new(Self {
-            consumer: Consumer::new(words),
+            consumer: Consumer::new(words, workers),
             handle: Arc::new(handle.into()),
             inlets: RwLock::default(),
             damaged: AtomicBool::new(false),

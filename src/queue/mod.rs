@@ -28,6 +28,16 @@
 //! 2. The body is written between claim and fill by the owner alone, and read between fill and free
 //!    by the one consumer whose CAS moved the head past it.
 //!
+//! # A consumer that is a lap behind
+//! One that is off its processor while it copies a record out has not freed the slot when others come
+//! round the queue to it again. They would find a word of the lap before, as only a hostile producer
+//! writes one, and take the slot for damaged and its next record for lost. So who is about to
+//! take a slot counts himself at it first, in memory of this process, and is counted until it is free. Who
+//! finds a word of another lap looks there: somebody is at it, and the record is to come; or nobody
+//! is, and the word, looked at once more, is either free by now or really damaged. Whoever sees the head
+//! moved past the slot sees the count (the CAS of the head releases it), and whoever sees the count
+//! gone sees the slot free. One consumer alone need not count.
+//!
 //! # What it cannot do
 //! A producer that is stopped (not dead) between claim and fill holds up everybody behind it. And
 //! nothing keeps a hostile producer from writing whatever it likes wherever it likes in the queue:
@@ -195,13 +205,36 @@ pub(crate) struct Consumer<M> {
     memory: M,
     /// The position to be taken next. Nobody else has it.
     head: AtomicU64,
+    /// How many consumers are at each slot; none is counted if there is one consumer only.
+    at: Box<[AtomicU64]>,
 }
 
 impl<M: Memory> Consumer<M> {
-    /// The consuming end of a queue whose memory is all zero.
-    pub(crate) fn new(memory: M) -> Self {
+    /// The consuming end of a queue whose memory is all zero, for so many threads.
+    pub(crate) fn new(memory: M, threads: usize) -> Self {
         let head = AtomicU64::new(0);
-        Self { memory, head }
+        let counted = if threads > 1 { memory.slots() } else { 0 };
+        let at = (0..counted).map(|_| AtomicU64::new(0)).collect();
+        Self { memory, head, at }
+    }
+
+    fn come_to(&self, slot: usize) {
+        if let Some(at) = self.at.get(slot) {
+            at.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn leave(&self, slot: usize) {
+        if let Some(at) = self.at.get(slot) {
+            // SYNC: slot-left
+            at.fetch_sub(1, Release);
+        }
+    }
+
+    /// Whether somebody is at a slot.
+    fn is_at(&self, slot: usize) -> bool {
+        // SYNC: slot-left
+        self.at.get(slot).is_some_and(|at| at.load(Acquire) > 0)
     }
 
     #[cfg(test)]
@@ -228,7 +261,8 @@ impl<M: Memory> Consumer<M> {
         length: impl Fn(&Head) -> Option<usize>,
     ) -> Popped {
         loop {
-            let head = self.head.load(Relaxed);
+            // SYNC: queue-head
+            let head = self.head.load(Acquire);
             let (slot, lap) = place(&self.memory, head);
             let word = self.memory.word(slot, 0);
             // SYNC: slot-full
@@ -236,13 +270,25 @@ impl<M: Memory> Consumer<M> {
             if waits(seen, lap) {
                 return Popped::Nothing;
             }
+            if seen >> LAP_SHIFT != lap >> LAP_SHIFT && !self.at.is_empty() {
+                if self.is_at(slot) {
+                    return Popped::Nothing;
+                }
+                // SYNC: slot-full
+                if word.load(Acquire) != seen {
+                    continue;
+                }
+            }
+            self.come_to(slot);
             let next = head.wrapping_add(1);
+            // SYNC: queue-head
             if self
                 .head
-                .compare_exchange(head, next, Relaxed, Relaxed)
+                .compare_exchange(head, next, Release, Relaxed)
                 .is_err()
             {
                 // Another consumer has it; what was seen may already be of the next lap.
+                self.leave(slot);
                 continue;
             }
             // From here on the slot is this consumer's, whatever its word says.
@@ -258,6 +304,7 @@ impl<M: Memory> Consumer<M> {
             let (_, next_lap) = place(&self.memory, head.wrapping_add(self.memory.slots() as u64));
             // SYNC: slot-free
             word.store(next_lap | FREE, Release);
+            self.leave(slot);
             // Not the next one at once: who writes such slots all the time must not keep this one at it.
             if seen & STATE == SKIPPED && seen >> LAP_SHIFT == lap >> LAP_SHIFT {
                 return Popped::Skipped;

@@ -81,7 +81,7 @@ fn push(producer: &Producer<Heap>, value: u64) -> bool {
 fn two_producers() {
     let [full] = explore(|[full]| {
         let heap = Heap::new();
-        let consumer = Consumer::new(heap.clone());
+        let consumer = Consumer::new(heap.clone(), 1);
         let other = Producer::new(heap.clone(), 2);
         let pushing = thread::spawn(move || push(&other, 20));
         let producer = Producer::new(heap, 1);
@@ -123,7 +123,7 @@ fn two_producers() {
 fn two_consumers() {
     explore::<0>(|[]| {
         let heap = Heap::new();
-        let consumer = Arc::new(Consumer::new(heap.clone()));
+        let consumer = Arc::new(Consumer::new(heap.clone(), 2));
         let producer = Producer::new(heap, 1);
         assert!(push(&producer, 1));
         let other = consumer.clone();
@@ -144,13 +144,41 @@ fn two_consumers() {
     });
 }
 
+/// Two consumers of which one goes round the queue while the other is still at the slot where it comes to
+/// again: that is no damage.
+#[test]
+fn a_consumer_is_a_lap_behind() {
+    explore::<0>(|[]| {
+        let heap = Heap::new();
+        let consumer = Arc::new(Consumer::new(heap.clone(), 2));
+        let producer = Producer::new(heap, 1);
+        assert!(push(&producer, 1) && push(&producer, 2));
+        let other = consumer.clone();
+        let popping = thread::spawn(move || pop(&other));
+        let mut got = vec![];
+        got.extend(pop(&consumer));
+        got.extend(pop(&consumer));
+        let mut sent = vec![1, 2];
+        if push(&producer, 3) {
+            sent.push(3);
+        }
+        got.extend(pop(&consumer));
+        got.extend(popping.join().unwrap());
+        while let Some(value) = pop(&consumer) {
+            got.push(value);
+        }
+        got.sort_unstable();
+        assert_eq!(got, sent);
+    });
+}
+
 /// A producer dies with a claim: what others have pushed behind it comes through once it is skipped,
 /// also if they go round the queue meanwhile.
 #[test]
 fn a_dead_claim_is_skipped() {
     explore::<0>(|[]| {
         let heap = Heap::new();
-        let consumer = Consumer::new(heap.clone());
+        let consumer = Consumer::new(heap.clone(), 1);
         // What a producer does up to its death.
         heap.word(0, 0).store(9 << OWNER_SHIFT | CLAIMED, Relaxed);
         let producer = Producer::new(heap, 1);

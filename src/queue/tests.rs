@@ -36,7 +36,7 @@ fn length(head: &Head) -> Option<usize> {
 #[test]
 fn what_goes_in_comes_out_in_order_until_it_is_full() {
     let heap = Heap::new();
-    let (producer, consumer) = (Producer::new(heap.clone(), 7), Consumer::new(heap));
+    let (producer, consumer) = (Producer::new(heap.clone(), 7), Consumer::new(heap, 1));
     let mut body = [0; BODY];
     for lap in 0..50_u64 {
         for n in 0..SLOTS as u64 {
@@ -60,7 +60,7 @@ fn what_goes_in_comes_out_in_order_until_it_is_full() {
 fn many_threads() {
     const EACH: u64 = 50_000;
     let heap = Heap::new();
-    let consumer = Consumer::new(heap.clone());
+    let consumer = Consumer::new(heap.clone(), 2);
     let done = AtomicBool::new(false);
     let mut taken: Vec<Vec<Head>> = std::thread::scope(|scope| {
         let consumers = [(); 2].map(|()| {
@@ -123,8 +123,10 @@ fn a_tail_that_cannot_be_is_put_right() {
         for off in [1, 3, LAP - 1, LAP, LAP + 1, 1 << 20, 1 << 50, u64::MAX / 2] {
             for tail in [start + off, start.wrapping_sub(off)] {
                 let heap = Heap::new();
-                let (producer, consumer) =
-                    (Producer::new(heap.clone(), 7), Consumer::new(heap.clone()));
+                let (producer, consumer) = (
+                    Producer::new(heap.clone(), 7),
+                    Consumer::new(heap.clone(), 1),
+                );
                 let mut body = [0; BODY];
                 for n in 0..start {
                     assert!(producer.push(&[0, n, 0, 0], &[]));
@@ -165,7 +167,10 @@ fn whatever_is_written_the_consumer_comes_through() {
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..200 {
         let heap = Heap::new();
-        let (producer, consumer) = (Producer::new(heap.clone(), 7), Consumer::new(heap.clone()));
+        let (producer, consumer) = (
+            Producer::new(heap.clone(), 7),
+            Consumer::new(heap.clone(), 1),
+        );
         let mut body = [0; BODY];
         for _ in 0..200 {
             let word = match random.u8(..4) {

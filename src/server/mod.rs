@@ -506,7 +506,7 @@ impl ServerBuilder {
         #[cfg(feature = "mpmc_transport")]
         let requests = transports
             .offers_mpmc()
-            .then(RequestQueue::create)
+            .then(|| RequestQueue::create(workers))
             .transpose()
             .map_err(Error::io("create a request queue"))?;
         #[cfg(feature = "tokio")]

@@ -62,7 +62,7 @@ fn take(consumer: &mut ring::Consumer<PeerData, LocalWords>, next: &mut u64) {
 
 #[test]
 fn what_is_published_arrives_whole_and_in_order() {
-    let queue = RequestQueue::create().unwrap();
+    let queue = RequestQueue::create(2).unwrap();
     let mut ends = ends(&queue, 5);
     let (mut sent, mut got) = (0, 0);
     for batch in 0..2000_u64 {
@@ -90,7 +90,7 @@ fn what_is_published_arrives_whole_and_in_order() {
 #[test]
 fn several_workers_and_several_clients() {
     const RECORDS: u64 = 5_000;
-    let queue = RequestQueue::create().unwrap();
+    let queue = RequestQueue::create(2).unwrap();
     let ended = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for connection in 1..=3 {
@@ -138,7 +138,7 @@ fn several_workers_and_several_clients() {
 
 #[test]
 fn pieces_in_any_order_make_the_same_ring() {
-    let queue = RequestQueue::create().unwrap();
+    let queue = RequestQueue::create(2).unwrap();
     let mut ends = ends(&queue, 5);
     let mut random = fastrand::Rng::with_seed(11);
     let (mut sent, mut got) = (0, 0);
@@ -170,7 +170,7 @@ fn pieces_in_any_order_make_the_same_ring() {
 
 #[test]
 fn a_batch_is_not_seen_before_its_end_and_a_queue_without_room_is_said() {
-    let queue = RequestQueue::create().unwrap();
+    let queue = RequestQueue::create(2).unwrap();
     let mut ends = ends(&queue, 5);
     let other = queue.consumer.memory().clone();
     let other = crate::queue::Producer::new(other, 9);
@@ -194,7 +194,7 @@ fn a_batch_is_not_seen_before_its_end_and_a_queue_without_room_is_said() {
 
 #[test]
 fn who_is_gone_holds_up_nobody() {
-    let queue = RequestQueue::create().unwrap();
+    let queue = RequestQueue::create(2).unwrap();
     let mut ends = ends(&queue, 5);
     let words = queue.consumer.memory().clone();
     // Client 7 is killed between claim and fill.
@@ -228,7 +228,7 @@ fn who_is_gone_holds_up_nobody() {
 fn whatever_is_in_a_piece_the_inlet_refuses_or_takes_it() {
     let mut random = fastrand::Rng::with_seed(3);
     let mut refused = 0;
-    let queue = RequestQueue::create().unwrap();
+    let queue = RequestQueue::create(2).unwrap();
     for _ in 0..3000 {
         let mut ends = ends(&queue, 5);
         let number = |random: &mut fastrand::Rng| match random.u8(..6) {
