@@ -35,7 +35,7 @@ impl Way for Spinning {
         title: "Nearwire, blocking",
         spins: true,
         packages: PACKAGES,
-        configuration: "All defaults: rings of 64 KiB, one worker, either side spins for up to 50 µs \
+        configuration: "All defaults: rings of 128 KiB, one worker, either side spins for up to 50 µs \
             (less where that does not pay) before it sleeps. The blocking client; with calls in \
             flight, its pipeline; the reply is copied into a buffer that is used again.",
         cannot: &[],
