@@ -4,12 +4,14 @@
 //! for one way of sleeping. Only the futex cannot also watch a socket for the peer's death.
 
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::thread::futex;
 
@@ -49,33 +51,104 @@ pub trait Sleeping: Sized {
     fn stop(self) -> io::Result<()>;
 }
 
-/// Turns that a futex counts; the value above them stops the far side.
+/// The highest turn; a value above stops the far side.
 const LAST_TURN: u32 = u32::MAX - 1;
 
-/// `FUTEX_WAIT` and `FUTEX_WAKE` on shared words.
-pub struct Futex {
+/// A word for each side, in which it counts its turns: what a sleeper waits to see changed.
+struct Turns {
     mine: Word<AtomicU32>,
     theirs: Word<AtomicU32>,
     turn: u32,
 }
 
-impl Futex {
-    fn throw(&self, turn: u32) -> io::Result<()> {
-        // SYNC: futex-ping-pong
+impl Turns {
+    fn create() -> io::Result<(Self, OwnedFd)> {
+        let arena = Arena::create(2 * LINE)?;
+        let near = Self {
+            mine: arena.half_word(0),
+            theirs: arena.half_word(LINE),
+            turn: 0,
+        };
+        Ok((near, arena.descriptor()?))
+    }
+
+    fn open(memory: OwnedFd) -> io::Result<Self> {
+        let arena = Arena::open(memory)?;
+        Ok(Self {
+            mine: arena.half_word(LINE),
+            theirs: arena.half_word(0),
+            turn: 0,
+        })
+    }
+
+    /// Shows the other side the turn. It must be woken then.
+    fn show(&self, turn: u32) {
+        // SYNC: turns
         self.mine.store(turn, Ordering::Release);
-        futex::wake(&self.mine, futex::Flags::empty(), 1)?;
+    }
+
+    /// The other side's turn, if it is not this side's.
+    fn seen(&self) -> Option<u32> {
+        // SYNC: turns
+        Some(self.theirs.load(Ordering::Acquire)).filter(|turn| *turn != self.turn)
+    }
+}
+
+/// A round trip of which both sides wait for their turns: the same for each way that has [`Turns`].
+trait TakesTurns: Sized {
+    fn turns(&mut self) -> &mut Turns;
+
+    /// Wakes the other side.
+    fn wake(&self) -> io::Result<()>;
+
+    /// Sleeps until the other side's turn has changed, and returns it.
+    fn catch(&self) -> io::Result<u32>;
+
+    fn throw(&mut self, turn: u32) -> io::Result<()> {
+        self.turns().show(turn);
+        self.wake()
+    }
+
+    fn go_and_return(&mut self) -> io::Result<()> {
+        let next = (self.turns().turn + 1) % LAST_TURN;
+        self.throw(next)?;
+        self.turns().turn = self.catch()?;
         Ok(())
     }
 
-    /// Sleeps until the other side's word differs from `seen`, and returns it.
-    fn catch(&self, seen: u32) -> io::Result<u32> {
+    fn return_each(mut self) -> io::Result<u64> {
+        let mut answered = 0;
         loop {
-            // SYNC: futex-ping-pong
-            let turn = self.theirs.load(Ordering::Acquire);
-            if turn != seen {
+            let turn = self.catch()?;
+            if turn > LAST_TURN {
+                return Ok(answered);
+            }
+            self.turns().turn = turn;
+            self.throw(turn)?;
+            answered += 1;
+        }
+    }
+}
+
+/// `FUTEX_WAIT` and `FUTEX_WAKE` on shared words.
+pub struct Futex(Turns);
+
+impl TakesTurns for Futex {
+    fn turns(&mut self) -> &mut Turns {
+        &mut self.0
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        futex::wake(&self.0.mine, futex::Flags::empty(), 1)?;
+        Ok(())
+    }
+
+    fn catch(&self) -> io::Result<u32> {
+        loop {
+            if let Some(turn) = self.0.seen() {
                 return Ok(turn);
             }
-            match futex::wait(&self.theirs, futex::Flags::empty(), seen, None) {
+            match futex::wait(&self.0.theirs, futex::Flags::empty(), self.0.turn, None) {
                 Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -85,230 +158,157 @@ impl Futex {
 
 impl Sleeping for Futex {
     fn create() -> io::Result<(Self, Descriptors)> {
-        let arena = Arena::create(2 * LINE)?;
-        let near = Self {
-            mine: arena.half_word(0),
-            theirs: arena.half_word(LINE),
-            turn: 0,
-        };
-        Ok((near, vec![arena.descriptor()?]))
+        let (turns, memory) = Turns::create()?;
+        Ok((Self(turns), vec![memory]))
     }
 
     fn open(descriptors: Descriptors) -> io::Result<Self> {
         let [memory] = take("a futex", descriptors)?;
-        let arena = Arena::open(memory)?;
-        Ok(Self {
-            mine: arena.half_word(LINE),
-            theirs: arena.half_word(0),
-            turn: 0,
-        })
+        Ok(Self(Turns::open(memory)?))
     }
 
     fn round_trip(&mut self) -> io::Result<()> {
-        let seen = self.turn;
-        self.turn = (seen + 1) % LAST_TURN;
-        self.throw(self.turn)?;
-        self.catch(seen).map(drop)
+        self.go_and_return()
     }
 
-    fn answer(mut self) -> io::Result<u64> {
-        let mut answered = 0;
-        loop {
-            self.turn = self.catch(self.turn)?;
-            if self.turn > LAST_TURN {
-                return Ok(answered);
-            }
-            self.throw(self.turn)?;
-            answered += 1;
-        }
+    fn answer(self) -> io::Result<u64> {
+        self.return_each()
     }
 
-    fn stop(self) -> io::Result<()> {
+    fn stop(mut self) -> io::Result<()> {
         self.throw(LAST_TURN + 1)
     }
 }
 
-/// What the two ways of sleeping on an eventfd share.
-struct Doorbells {
-    mine: OwnedFd,
-    theirs: OwnedFd,
-    /// Carries nothing; its end-of-file says that the peer is gone.
-    control: UnixStream,
+/// Something to wake a sleeper with, watched by an edge-triggered `epoll` and never read.
+pub trait Bell {
+    /// The end that is slept on, and the one that is rung.
+    ///
+    /// # Errors
+    /// When descriptors cannot be had.
+    fn pair() -> io::Result<(OwnedFd, OwnedFd)>;
+
+    /// Makes the end that is slept on readable, again if it is already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn ring(end: &OwnedFd) -> io::Result<()>;
 }
 
-impl Doorbells {
-    fn create() -> io::Result<(Self, Descriptors)> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let (mine, theirs) = (eventfd(0, flags)?, eventfd(0, flags)?);
-        let (control, far) = UnixStream::pair()?;
-        let descriptors = vec![mine.try_clone()?, theirs.try_clone()?, far.into()];
-        Ok((
-            Self {
-                mine,
-                theirs,
-                control,
-            },
-            descriptors,
-        ))
+/// An eventfd: one open file for both sides. Each write is an edge.
+pub struct Eventfd;
+
+impl Bell for Eventfd {
+    fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok((bell.try_clone()?, bell))
     }
 
-    fn open(descriptors: Descriptors) -> io::Result<Self> {
-        let [theirs, mine, control] = take("a pair of eventfds", descriptors)?;
-        Ok(Self {
-            mine,
-            theirs,
-            control: control.into(),
-        })
-    }
-
-    fn ring(&self) -> io::Result<()> {
-        rustix::io::write(&self.mine, &1u64.to_ne_bytes())?;
+    fn ring(end: &OwnedFd) -> io::Result<()> {
+        rustix::io::write(end, &1u64.to_ne_bytes())?;
         Ok(())
     }
 }
 
-fn peer_is_gone() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the far side is gone")
-}
+/// A pair of sockets, of which the one that is rung is shut down for sending, again and again. Each
+/// time is an edge. This is how Nearwire sleeps.
+pub struct ShutDown;
 
-/// `poll` on an eventfd and a socket; the eventfd is read each time.
-pub struct EventfdPoll(Doorbells);
-
-impl EventfdPoll {
-    /// Sleeps until the other side rings; false when it is gone.
-    fn sleep(&self) -> io::Result<bool> {
-        let mut watched = [
-            PollFd::new(&self.0.theirs, PollFlags::IN),
-            PollFd::new(&self.0.control, PollFlags::IN),
-        ];
-        loop {
-            match poll(&mut watched, None) {
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            if !watched[0].revents().is_empty() {
-                rustix::io::read(&self.0.theirs, &mut [0; 8])?;
-                return Ok(true);
-            }
-            if !watched[1].revents().is_empty() {
-                return Ok(false);
-            }
-        }
-    }
-}
-
-impl Sleeping for EventfdPoll {
-    fn create() -> io::Result<(Self, Descriptors)> {
-        let (doorbells, descriptors) = Doorbells::create()?;
-        Ok((Self(doorbells), descriptors))
+impl Bell for ShutDown {
+    fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (sleeping, rung) = UnixStream::pair()?;
+        sleeping.shutdown(Shutdown::Read)?;
+        Ok((sleeping.into(), rung.into()))
     }
 
-    fn open(descriptors: Descriptors) -> io::Result<Self> {
-        Ok(Self(Doorbells::open(descriptors)?))
-    }
-
-    fn round_trip(&mut self) -> io::Result<()> {
-        self.0.ring()?;
-        if self.sleep()? {
-            Ok(())
-        } else {
-            Err(peer_is_gone())
-        }
-    }
-
-    fn answer(self) -> io::Result<u64> {
-        let mut answered = 0;
-        while self.sleep()? {
-            self.0.ring()?;
-            answered += 1;
-        }
-        Ok(answered)
-    }
-
-    fn stop(self) -> io::Result<()> {
+    fn ring(end: &OwnedFd) -> io::Result<()> {
+        rustix::net::shutdown(end, rustix::net::Shutdown::Write)?;
         Ok(())
     }
 }
 
-/// `epoll` on an eventfd, edge-triggered, and a socket; the eventfd is never read.
-pub struct EventfdEdge {
-    doorbells: Doorbells,
+/// An edge-triggered `epoll` on a bell, and a socket whose end of file says that the peer is gone.
+pub struct Edge<B> {
+    turns: Turns,
     poller: OwnedFd,
+    /// What the peer sleeps on is rung with this.
+    theirs: OwnedFd,
+    _watched: [OwnedFd; 2],
+    bell: PhantomData<B>,
 }
 
 const RUNG: u64 = 0;
 const GONE: u64 = 1;
 
-impl EventfdEdge {
-    fn new(doorbells: Doorbells) -> io::Result<Self> {
+impl<B: Bell> Edge<B> {
+    fn new(turns: Turns, mine: OwnedFd, theirs: OwnedFd, control: OwnedFd) -> io::Result<Self> {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(
-            &poller,
-            &doorbells.theirs,
-            epoll::EventData::new_u64(RUNG),
-            edge,
-        )?;
+        epoll::add(&poller, &mine, epoll::EventData::new_u64(RUNG), edge)?;
         let level = epoll::EventFlags::IN;
-        epoll::add(
-            &poller,
-            &doorbells.control,
-            epoll::EventData::new_u64(GONE),
-            level,
-        )?;
-        Ok(Self { doorbells, poller })
+        epoll::add(&poller, &control, epoll::EventData::new_u64(GONE), level)?;
+        Ok(Self {
+            turns,
+            poller,
+            theirs,
+            _watched: [mine, control],
+            bell: PhantomData,
+        })
+    }
+}
+
+impl<B: Bell> TakesTurns for Edge<B> {
+    fn turns(&mut self) -> &mut Turns {
+        &mut self.turns
     }
 
-    /// Sleeps until the other side rings; false when it is gone.
-    fn sleep(&self) -> io::Result<bool> {
+    fn wake(&self) -> io::Result<()> {
+        B::ring(&self.theirs)
+    }
+
+    fn catch(&self) -> io::Result<u32> {
         let mut space = [MaybeUninit::uninit(); 2];
         loop {
-            let (events, _) = match epoll::wait(&self.poller, &mut space, None) {
-                Ok(events) => events,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if events.iter().any(|event| event.data.u64() == RUNG) {
-                return Ok(true);
+            if let Some(turn) = self.turns.seen() {
+                return Ok(turn);
             }
-            if !events.is_empty() {
-                return Ok(false);
+            match epoll::wait(&self.poller, &mut space, None) {
+                Ok((events, _)) if events.iter().any(|event| event.data.u64() == GONE) => {
+                    // Its last turn may be what ended it.
+                    let gone = io::Error::new(io::ErrorKind::BrokenPipe, "the far side is gone");
+                    return self.turns.seen().ok_or(gone);
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
 }
 
-impl Sleeping for EventfdEdge {
+impl<B: Bell> Sleeping for Edge<B> {
     fn create() -> io::Result<(Self, Descriptors)> {
-        let (doorbells, descriptors) = Doorbells::create()?;
-        Ok((Self::new(doorbells)?, descriptors))
+        let (turns, memory) = Turns::create()?;
+        let ((mine, my_ring), (theirs, their_ring)) = (B::pair()?, B::pair()?);
+        let (control, far_control) = UnixStream::pair()?;
+        let near = Self::new(turns, mine, their_ring, control.into())?;
+        Ok((near, vec![memory, theirs, my_ring, far_control.into()]))
     }
 
     fn open(descriptors: Descriptors) -> io::Result<Self> {
-        Self::new(Doorbells::open(descriptors)?)
+        let [memory, mine, theirs, control] = take("a pair of bells", descriptors)?;
+        Self::new(Turns::open(memory)?, mine, theirs, control)
     }
 
     fn round_trip(&mut self) -> io::Result<()> {
-        self.doorbells.ring()?;
-        if self.sleep()? {
-            Ok(())
-        } else {
-            Err(peer_is_gone())
-        }
+        self.go_and_return()
     }
 
     fn answer(self) -> io::Result<u64> {
-        let mut answered = 0;
-        while self.sleep()? {
-            self.doorbells.ring()?;
-            answered += 1;
-        }
-        Ok(answered)
+        self.return_each()
     }
 
-    fn stop(self) -> io::Result<()> {
-        Ok(())
+    fn stop(mut self) -> io::Result<()> {
+        self.throw(LAST_TURN + 1)
     }
 }
 

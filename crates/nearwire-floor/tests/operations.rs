@@ -168,7 +168,7 @@ fn a_far_side_refuses_the_wrong_descriptors() {
 mod linux {
     use super::cores;
     use nearwire_floor::kernel::{self, BarrierTarget};
-    use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Sleeping, Socket};
+    use nearwire_floor::sleeping::{Edge, Eventfd, Futex, ShutDown, Sleeping, Socket};
     use std::thread;
 
     fn sleeps_and_wakes<S: Sleeping>() {
@@ -187,13 +187,13 @@ mod linux {
     }
 
     #[test]
-    fn a_polled_eventfd_wakes() {
-        sleeps_and_wakes::<EventfdPoll>();
+    fn an_eventfd_wakes() {
+        sleeps_and_wakes::<Edge<Eventfd>>();
     }
 
     #[test]
-    fn an_edge_triggered_eventfd_wakes() {
-        sleeps_and_wakes::<EventfdEdge>();
+    fn a_socket_that_is_shut_down_again_wakes() {
+        sleeps_and_wakes::<Edge<ShutDown>>();
     }
 
     #[test]

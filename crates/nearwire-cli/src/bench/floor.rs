@@ -9,7 +9,7 @@ use anyhow::Result;
 use nearwire_floor::ring::commit::Commit;
 use nearwire_floor::ring::tail::Tail;
 #[cfg(target_os = "linux")]
-use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Socket};
+use nearwire_floor::sleeping::{Edge, Eventfd, Futex, ShutDown, Socket};
 
 use crate::baseline::blocking::UnixEcho;
 use crate::baseline::coalesced::CoalescedEcho;
@@ -224,12 +224,12 @@ fn sleeping_round_trips(
     let ways: [(&str, RoundTrips); 4] = [
         ("futex", NearSide::sleeping::<Futex>),
         (
-            "eventfd, poll with a socket",
-            NearSide::sleeping::<EventfdPoll>,
+            "eventfd, edge-triggered epoll, never read",
+            NearSide::sleeping::<Edge<Eventfd>>,
         ),
         (
-            "eventfd, edge-triggered epoll, never read",
-            NearSide::sleeping::<EventfdEdge>,
+            "socket shut down again, edge-triggered epoll",
+            NearSide::sleeping::<Edge<ShutDown>>,
         ),
         ("Unix socket, 64 B", NearSide::sleeping::<Socket>),
     ];

@@ -10,7 +10,7 @@ use nearwire_floor::ring::commit::Commit;
 use nearwire_floor::ring::tail::Tail;
 use nearwire_floor::ring::{Consumer, Exchange, RingMemory, Scheme};
 #[cfg(target_os = "linux")]
-use nearwire_floor::sleeping::{EventfdEdge, EventfdPoll, Futex, Sleeping, Socket};
+use nearwire_floor::sleeping::{Edge, Eventfd, Futex, ShutDown, Sleeping, Socket};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{Parent, run_on};
@@ -57,8 +57,8 @@ pub(in crate::bench) enum SchemeName {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(in crate::bench) enum Way {
     Futex,
-    EventfdPoll,
-    EventfdEdge,
+    Eventfd,
+    ShutDown,
     Socket,
 }
 
@@ -96,13 +96,13 @@ impl NamedWay for Futex {
 }
 
 #[cfg(target_os = "linux")]
-impl NamedWay for EventfdPoll {
-    const NAME: Way = Way::EventfdPoll;
+impl NamedWay for Edge<Eventfd> {
+    const NAME: Way = Way::Eventfd;
 }
 
 #[cfg(target_os = "linux")]
-impl NamedWay for EventfdEdge {
-    const NAME: Way = Way::EventfdEdge;
+impl NamedWay for Edge<ShutDown> {
+    const NAME: Way = Way::ShutDown;
 }
 
 #[cfg(target_os = "linux")]
@@ -163,9 +163,9 @@ fn take_part(operation: Operation, descriptors: Vec<OwnedFd>) -> Result<Done> {
         #[cfg(target_os = "linux")]
         Operation::Sleep(Way::Futex) => Futex::open(descriptors)?.answer()?,
         #[cfg(target_os = "linux")]
-        Operation::Sleep(Way::EventfdPoll) => EventfdPoll::open(descriptors)?.answer()?,
+        Operation::Sleep(Way::Eventfd) => Edge::<Eventfd>::open(descriptors)?.answer()?,
         #[cfg(target_os = "linux")]
-        Operation::Sleep(Way::EventfdEdge) => EventfdEdge::open(descriptors)?.answer()?,
+        Operation::Sleep(Way::ShutDown) => Edge::<ShutDown>::open(descriptors)?.answer()?,
         #[cfg(target_os = "linux")]
         Operation::Sleep(Way::Socket) => Socket::open(descriptors)?.answer()?,
         #[cfg(target_os = "linux")]

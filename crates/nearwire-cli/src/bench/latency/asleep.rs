@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use anyhow::Result;
 use nearwire::{BlockingClient, Spin};
-use nearwire_floor::sleeping::Futex;
+use nearwire_floor::sleeping::{Edge, Futex, ShutDown};
 
 use super::{BLOCKING, UNIX, blocking, unix};
 use crate::baseline::blocking::UnixEcho;
@@ -38,6 +38,8 @@ pub(super) fn measure(
         let name = |way| format!("{place}: {way}");
         let futex = move || far.placed(here, second, || far.sleeping::<Futex>(budget));
         contest.push(Contender::other(&name(FUTEX), futex));
+        let bell = move || far.placed(here, second, || far.sleeping::<Edge<ShutDown>>(budget));
+        contest.push(Contender::other(&name(BELL), bell));
         let client = BlockingClient::builder()
             .spin(Spin::NEVER)
             .connect_blocking(server.name())?;
@@ -56,6 +58,9 @@ pub(super) fn measure(
 
 const FUTEX: &str = "futex";
 
+/// What Nearwire sleeps with, and nothing else.
+const BELL: &str = "bare doorbell";
+
 /// Bytes of a request whose two sides sleep.
 const ASLEEP_SIZE: usize = 64;
 
@@ -63,6 +68,7 @@ pub(super) fn ratios(series: &[Series]) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     for place in PLACES {
         let name = |way| format!("{place}: {way}");
+        ratios.extend(ratio(series, &name(BELL), &name(FUTEX)));
         ratios.extend(ratio(series, &name(BLOCKING), &name(FUTEX)));
         ratios.extend(ratio(series, &name(UNIX), &name(BLOCKING)));
     }
