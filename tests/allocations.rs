@@ -8,6 +8,7 @@ mod transports;
 
 use nearwire::{BlockingClient, ClientBuilder, Server, Spin};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use support::child::{Commands, say};
 use support::{PATIENCE, Place, Settings, within};
@@ -77,10 +78,36 @@ fn server_allocations(client: &mut BlockingClient, reply: &mut Vec<u8>) -> u64 {
     u64::from_le_bytes(reply[..].try_into().unwrap())
 }
 
-#[test]
-fn a_call_allocates_nothing_on_either_side() {
-    // The test harness may allocate beside the test, but not for every call.
-    const CALLS: u64 = 20_000;
+/// Makes calls and says how many allocations they took, in the client and in the server.
+fn allocations_of_calls(
+    client: &mut BlockingClient,
+    count: usize,
+    request_of: impl Fn(usize) -> &'static [u8],
+) -> (u64, u64) {
+    let echo = client.method("echo").unwrap();
+    let mut reply = Vec::with_capacity(2000);
+    let mut calls = |client: &mut BlockingClient, count| {
+        for n in 0..count {
+            let request = request_of(n);
+            client.call_into(echo, request, &mut reply).unwrap();
+            assert!(reply == request);
+        }
+    };
+    // Buffers have their sizes then.
+    calls(client, 3000.min(count));
+    let mut other = Vec::with_capacity(2000);
+    let server_before = server_allocations(client, &mut other);
+    let before = allocations();
+    calls(client, count);
+    let here = allocations() - before;
+    let there = server_allocations(client, &mut other) - server_before;
+    (here, there)
+}
+
+/// As [`allocations_of_calls`], with a server of its own and both ways to wait.
+fn nothing_is_allocated(count: usize, request_of: fn(usize) -> &'static [u8]) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _counts_alone = ONE_AT_A_TIME.lock();
     for (spin, client_spin) in [("default", Spin::default()), ("never", Spin::NEVER)] {
         let place = Place::new();
         let _server = place.start_ready("server", &[("spin", spin)]);
@@ -88,26 +115,24 @@ fn a_call_allocates_nothing_on_either_side() {
         within(PATIENCE, "calls without allocations", move || {
             let builder = ClientBuilder::new().spin(client_spin);
             let mut client = builder.connect_blocking(&name).unwrap();
-            let echo = client.method("echo").unwrap();
-            let request = [7; 1000];
-            let mut reply = Vec::with_capacity(2000);
-            let mut calls = |client: &mut BlockingClient, count| {
-                for n in 0..count {
-                    let request = &request[..n as usize % 1001];
-                    client.call_into(echo, request, &mut reply).unwrap();
-                    assert!(reply == request);
-                }
-            };
-            calls(&mut client, 3000);
-            let mut other = Vec::with_capacity(2000);
-            let server_before = server_allocations(&mut client, &mut other);
-            let before = allocations();
-            calls(&mut client, CALLS);
-            let here = allocations() - before;
-            let there = server_allocations(&mut client, &mut other) - server_before;
+            let (here, there) = allocations_of_calls(&mut client, count, request_of);
             eprintln!("spin {spin}: {here} allocations in the client, {there} in the server");
-            assert!(here < 20, "{here} allocations in {CALLS} calls");
+            // The test harness may allocate beside the test, but not for every call.
+            assert!(here < 20, "{here} allocations in {count} calls");
             assert_eq!(there, 0, "the server allocates");
         });
     }
+}
+
+#[test]
+fn a_call_allocates_nothing_on_either_side() {
+    static REQUEST: [u8; 1000] = [7; 1000];
+    nothing_is_allocated(20_000, |n| &REQUEST[..n % 1001]);
+}
+
+#[test]
+fn a_large_call_allocates_nothing_either() {
+    // Fragments, of which the ring holds a few, on both ways.
+    static REQUEST: [u8; 1 << 20] = [7; 1 << 20];
+    nothing_is_allocated(300, |_| &REQUEST);
 }

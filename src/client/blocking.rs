@@ -7,8 +7,8 @@ use super::span;
 use crate::error::{CloseReason, Error, Result, Small, Status, Violation};
 use crate::info::ConnectionInfo;
 use crate::link::{
-    Incoming, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_frame, stage_plain,
-    whole_max,
+    Incoming, KEPT_BUFFER, Link, Outgoing, Waited, Waiter, Wanted, next_incoming, stage_frame,
+    stage_plain, whole_max,
 };
 use crate::metrics::{ClientMetrics, Latencies};
 use crate::proto::frame::{Frame, Header, Kind, Tag, TraceContext};
@@ -180,17 +180,29 @@ impl BlockingClient {
         self.call_with(method, request, Some(timeout), |reply| reply.into_owned())
     }
 
-    /// Calls a method and puts the reply into `reply`, which is cleared first.
+    /// Calls a method and puts the reply into `reply`, which is cleared first. A reply that comes in
+    /// fragments, or has more than 64 KiB, arrives in another buffer, and the client keeps the old one for the next,
+    /// if it has 4 MiB at most.
     ///
     /// # Errors
     /// As [`call_bytes`](Self::call_bytes).
     #[inline]
     pub fn call_into(&mut self, method: Method, request: &[u8], reply: &mut Vec<u8>) -> Result<()> {
         reply.clear();
-        self.call_with(method, request, None, |bytes| match bytes {
-            Cow::Borrowed(bytes) => reply.extend_from_slice(bytes),
-            Cow::Owned(bytes) => *reply = bytes,
-        })
+        let spare = self.call_with(method, request, None, |bytes| match bytes {
+            Cow::Borrowed(bytes) => {
+                reply.extend_from_slice(bytes);
+                None
+            }
+            // The caller's old buffer serves the next reply of the kind.
+            Cow::Owned(bytes) => Some(std::mem::replace(reply, bytes)),
+        })?;
+        if let Some(spare) = spare
+            && spare.capacity() <= KEPT_BUFFER
+        {
+            self.reassembly.recycle(spare);
+        }
+        Ok(())
     }
 
     /// Calls a method with a request and a reply of serde types.

@@ -15,6 +15,11 @@ const PLAIN_REPLY: u16 = Kind::Reply as u16;
 /// own, so that the shared one stays small.
 pub(crate) const BORROWED_MAX: usize = 64 << 10;
 
+/// Largest buffer, in bytes, that a worker or a client keeps for the next large message. New memory costs
+/// more than the copy into it: the system clears each page of it when it is first touched, and allocators
+/// give memory of this size back when it is freed.
+pub(crate) const KEPT_BUFFER: usize = 4 << 20;
+
 /// What arrived.
 #[derive(Debug)]
 pub(crate) enum Incoming<'a> {

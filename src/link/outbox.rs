@@ -122,13 +122,14 @@ impl Outbox {
         first.map_or(0, Outgoing::next_len)
     }
 
-    /// Stages and publishes what fits. True if nothing is left.
-    pub(crate) fn flush(&mut self, tx: &mut Tx) -> Small<bool> {
+    /// Stages and publishes what fits. True if nothing is left. `spent` gets the buffer of each
+    /// large message that is through.
+    pub(crate) fn flush(&mut self, tx: &mut Tx, mut spent: impl FnMut(Vec<u8>)) -> Small<bool> {
         loop {
-            let small = Self::send_first(&mut self.small, tx)?;
+            let small = Self::send_first(&mut self.small, tx, drop)?;
             // A small one that does not fit is not overtaken (see `push_first`).
-            let large =
-                small != Sent::NoSpace && Self::send_first(&mut self.large, tx)? == Sent::Frame;
+            let large = small != Sent::NoSpace
+                && Self::send_first(&mut self.large, tx, &mut spent)? == Sent::Frame;
             if small != Sent::Frame && !large {
                 tx.publish();
                 return Ok(self.is_empty());
@@ -136,7 +137,11 @@ impl Outbox {
         }
     }
 
-    fn send_first(line: &mut VecDeque<Outgoing<Vec<u8>>>, tx: &mut Tx) -> Small<Sent> {
+    fn send_first(
+        line: &mut VecDeque<Outgoing<Vec<u8>>>,
+        tx: &mut Tx,
+        spent: impl FnOnce(Vec<u8>),
+    ) -> Small<Sent> {
         let Some(first) = line.front_mut() else {
             return Ok(Sent::Nothing);
         };
@@ -144,7 +149,7 @@ impl Outbox {
             return Ok(Sent::NoSpace);
         }
         if first.is_through() {
-            line.pop_front();
+            line.pop_front().map(Outgoing::into_payload).map(spent);
         }
         Ok(Sent::Frame)
     }

@@ -157,6 +157,11 @@ impl<P: AsRef<[u8]>> Outgoing<P> {
         Ok(true)
     }
 
+    /// What holds the payload.
+    pub(crate) fn into_payload(self) -> P {
+        self.payload
+    }
+
     /// The same message, as far out as it is, with its payload held differently.
     #[cfg(feature = "tokio")]
     pub(crate) fn map_payload<Q: AsRef<[u8]>>(self, hold: impl FnOnce(P) -> Q) -> Outgoing<Q> {

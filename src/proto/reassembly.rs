@@ -60,12 +60,28 @@ impl Reassembly {
         self.spare.capacity() + self.partial.as_ref().map_or(0, |p| p.data.capacity())
     }
 
-    /// Gives a buffer back, to be used for the next fragmented message in place of a new one. It
-    /// is kept as large as it is: keep back those that are too large to keep.
+    /// Gives a buffer back, to be used for a later message of at least half its size in place of a
+    /// new one, whose pages the system would have to find and clear. It is kept as large as it is:
+    /// keep back those that are too large to keep.
     pub fn recycle(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() > self.spare.capacity() {
             buffer.clear();
             self.spare = buffer;
+        }
+    }
+
+    /// Takes the buffer that was given back, if it was not used since.
+    pub fn take_spare(&mut self) -> Option<Vec<u8>> {
+        (self.spare.capacity() > 0).then(|| std::mem::take(&mut self.spare))
+    }
+
+    /// The buffer for a message of `total` bytes. A much larger one would make a small message
+    /// hold much memory.
+    fn buffer_for(&mut self, total: usize) -> Vec<u8> {
+        if self.spare.capacity() / 2 <= total {
+            std::mem::take(&mut self.spare)
+        } else {
+            Vec::new()
         }
     }
 
@@ -105,7 +121,7 @@ impl Reassembly {
     ) -> Result<Option<Message<'static>>, ReassemblyError> {
         if header.fragment.is_whole() {
             self.pass_whole(header, payload_len)?;
-            let mut data = Vec::new();
+            let mut data = self.buffer_for(payload_len);
             reserve(&mut data, payload_len, payload_len)?;
             append_exactly(&mut data, payload_len, append);
             return Ok(Some(Message {
@@ -184,10 +200,11 @@ impl Reassembly {
                     fragment: Fragment::Whole,
                     ..*header
                 };
-                let data = std::mem::take(&mut self.spare);
+                let total = total as usize;
+                let data = self.buffer_for(total);
                 Partial {
                     header,
-                    total: total as usize,
+                    total,
                     data,
                 }
             }

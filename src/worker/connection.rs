@@ -3,7 +3,9 @@
 use super::Bench;
 use super::allowance::Allowance;
 use crate::error::{CloseReason, Error, Small, Status, Violation};
-use crate::link::{Incoming, Link, Outbox, Outgoing, next_incoming, stage_plain, whole_max};
+use crate::link::{
+    Incoming, KEPT_BUFFER, Link, Outbox, Outgoing, next_incoming, stage_plain, whole_max,
+};
 use crate::metrics::{
     ConnectionSlot, Counter, CountersPage, Gauge, Observed, Opened, State, WorkerCounters,
 };
@@ -38,9 +40,6 @@ const REPLIES_TOGETHER: u64 = 16;
 
 /// The target of spans and events about calls.
 const CALLS: &str = "nearwire::call";
-
-/// A reply buffer larger than this is not kept for the next call.
-const KEPT_REPLY: usize = 256 << 10;
 
 /// What a turn found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,10 +218,14 @@ impl Connection {
     /// Why the connection is to be closed.
     #[inline(always)]
     pub(super) fn turn(&mut self, bench: &mut Bench) -> Small<Found> {
+        if bench.spare.capacity() > 0 {
+            self.reassembly.recycle(std::mem::take(&mut bench.spare));
+        }
         let mut busy = false;
         let (sent_before, received_before) = (self.link.tx.bytes(), self.link.rx.bytes());
         if !self.outbox.is_empty() {
-            self.outbox.flush(&mut self.link.tx)?;
+            self.outbox
+                .flush(&mut self.link.tx, |spent| bench.keep_reply(spent))?;
             busy = self.link.tx.bytes() != sent_before;
         }
         // Calls that somebody wants to see go the way on which they have spans.
@@ -305,6 +308,9 @@ impl Connection {
             }
         }
         self.link.tx.publish();
+        if let Some(spare) = self.reassembly.take_spare() {
+            bench.spare = spare;
+        }
         if busy || taken > 0 {
             bench.sampler.pass(taken - sampled_at);
             let (sent, received) = (self.link.tx.bytes(), self.link.rx.bytes());
@@ -506,7 +512,7 @@ impl Connection {
             }
             #[cfg(not(feature = "tokio"))]
             Kind::Cancel | Kind::Credit => Ok(()),
-            Kind::Ping => self.send(Header::new(Kind::Pong, 0), payload),
+            Kind::Ping => self.send(Header::new(Kind::Pong, 0), payload).map(drop),
             Kind::Pong => Ok(()),
             Kind::Finish => Err(Error::closed(CloseReason::Finished).into()),
             other => Err(self.unexpected(&format!("a {other:?} frame"))),
@@ -551,6 +557,9 @@ impl Connection {
                 });
                 if let Some(began) = began {
                     bench.handler_ended(began);
+                }
+                if payload.capacity() <= KEPT_BUFFER {
+                    self.reassembly.recycle(payload);
                 }
                 if header.one_way {
                     self.count_call(&ended(bench, result));
@@ -704,7 +713,7 @@ impl Connection {
             } else {
                 self.outbox.push(end);
             }
-            self.outbox.flush(&mut self.link.tx)?;
+            self.outbox.flush(&mut self.link.tx, drop)?;
         } else if !call.one_way {
             self.answer(id, Err(status))?;
         } else {
@@ -756,7 +765,7 @@ impl Connection {
         if !self.calls.contains(id) {
             return Ok(());
         }
-        self.send(Header::new(Kind::StreamItem, id), item)
+        self.send(Header::new(Kind::StreamItem, id), item).map(drop)
     }
 
     /// Tells the caller that the handler took items of its stream.
@@ -769,6 +778,7 @@ impl Connection {
             Header::new(Kind::Credit, id),
             credits.to_le_bytes().to_vec(),
         )
+        .map(drop)
     }
 
     /// The end of a stream.
@@ -777,7 +787,7 @@ impl Connection {
         self.count_call(&result);
         let status = result.err().unwrap_or_else(|| Status::new(Code::OK, ""));
         let (header, payload) = status_frame(Kind::StreamEnd, id, &status);
-        self.send(header, payload)
+        self.send(header, payload).map(drop)
     }
 
     /// Answers a call whose reply is not plain, or found no space.
@@ -790,8 +800,9 @@ impl Connection {
         result: std::thread::Result<Result<(), Status>>,
     ) -> Small<()> {
         let result = ended(bench, result);
-        self.answer(id, result)?;
-        if bench.reply.capacity() > KEPT_REPLY {
+        let spent = self.answer(id, result)?;
+        bench.keep_reply(spent);
+        if bench.reply.capacity() > KEPT_BUFFER {
             bench.reply = Vec::new();
         }
         Ok(())
@@ -808,10 +819,11 @@ impl Connection {
             self.count_call(&result);
             return Ok(());
         }
-        self.answer(header.request_id, result)
+        self.answer(header.request_id, result).map(drop)
     }
 
-    fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Small<()> {
+    /// Answers a call. Returns the reply's buffer, as [`send`](Self::send) does.
+    fn answer(&mut self, id: u64, result: Result<Vec<u8>, Status>) -> Small<Vec<u8>> {
         let limit = self.link.shared.terms.max_message_out;
         let too_large = |reply: &Vec<u8>| reply.len() as u64 > limit;
         match &result {
@@ -833,17 +845,18 @@ impl Connection {
         self.send(header, payload)
     }
 
-    /// Stages a message, or as much of it as fits; the rest waits.
-    fn send(&mut self, header: Header, payload: Vec<u8>) -> Small<()> {
+    /// Stages a message, or as much of it as fits; the rest waits. Returns the payload's buffer,
+    /// or an empty one while it is needed.
+    fn send(&mut self, header: Header, payload: Vec<u8>) -> Small<Vec<u8>> {
         self.counters.add(Counter::MessagesSent, 1);
         self.counted.messages_sent += 1;
         let mut message = Outgoing::new(&self.link.tx, header, payload);
         if self.outbox.is_empty() && message.stage(&mut self.link.tx)? {
-            return Ok(());
+            return Ok(message.into_payload());
         }
         self.counters.add(Counter::FullRingWaits, 1);
         self.outbox.push(message);
-        Ok(())
+        Ok(Vec::new())
     }
 
     #[cold]

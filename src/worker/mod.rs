@@ -35,7 +35,7 @@ pub(crate) use mailbox::{Mail, Mailbox};
 use crate::error::{CloseReason, Error, Result, Small};
 #[cfg(feature = "mpmc_transport")]
 use crate::link::RequestQueue;
-use crate::link::{Link, Shared};
+use crate::link::{KEPT_BUFFER, Link, Shared};
 use crate::metrics::{Counter, CountersPage, Gauge, Sampler, WorkerCounters, WorkerDistributions};
 use crate::proto::handshake::CloseCode;
 use crate::server::methods::Methods;
@@ -201,6 +201,8 @@ struct Bench {
     request: Vec<u8>,
     /// Where sync handlers write replies to.
     reply: Vec<u8>,
+    /// For the next request that comes in fragments. The connection whose turn it is has it.
+    spare: Vec<u8>,
     #[cfg(feature = "tokio")]
     running: Arc<RunningLimit>,
     #[cfg(feature = "tokio")]
@@ -208,6 +210,14 @@ struct Bench {
 }
 
 impl Bench {
+    /// Takes back the buffer of a reply that was sent, for the next one.
+    fn keep_reply(&mut self, mut spent: Vec<u8>) {
+        if spent.capacity() > self.reply.capacity() && spent.capacity() <= KEPT_BUFFER {
+            spent.clear();
+            self.reply = spent;
+        }
+    }
+
     /// A sampled call's handler has come to its end: when that was.
     #[cold]
     fn handler_ended(&mut self, began: Instant) -> Instant {
@@ -285,6 +295,7 @@ impl Worker {
                 mailbox: mailbox.clone(),
                 request: Vec::new(),
                 reply: Vec::new(),
+                spare: Vec::new(),
                 #[cfg(feature = "tokio")]
                 running: settings.running.clone(),
                 #[cfg(feature = "tokio")]

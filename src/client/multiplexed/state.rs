@@ -479,7 +479,7 @@ impl State {
     #[inline]
     fn exchange(&mut self) -> Small<usize> {
         if !self.outbox.is_empty() {
-            self.outbox.flush(&mut self.link.tx)?;
+            self.outbox.flush(&mut self.link.tx, drop)?;
             self.room_made();
         }
         let count = self.take_records()?;

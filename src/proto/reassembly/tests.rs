@@ -298,3 +298,18 @@ fn payloads_can_be_appended_from_elsewhere_and_buffers_used_again() {
     let too_large = reassembly.push_with(&Header::reply(1), 101, |_| unreachable!());
     assert!(too_large.is_err());
 }
+
+#[test]
+fn a_small_message_gets_no_much_larger_buffer_and_leaves_it_there() {
+    let mut reassembly = Reassembly::new(100);
+    assert_eq!(reassembly.take_spare(), None);
+    reassembly.recycle(Vec::with_capacity(80));
+    for (total, is_used) in [(39, false), (40, true)] {
+        let whole = reassembly.push_with(&Header::reply(1), total, |data| data.resize(total, 7));
+        let payload = whole.unwrap().unwrap().payload.into_owned();
+        assert_eq!(payload.capacity() >= 80, is_used, "{total} bytes");
+        let spare = reassembly.take_spare();
+        assert_eq!(spare.is_some(), !is_used, "{total} bytes");
+        reassembly.recycle(spare.unwrap_or_default());
+    }
+}
