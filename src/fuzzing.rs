@@ -4,8 +4,8 @@
 //! Both sides' segments, sockets and doorbells are real ones. The handshake, which has a target of
 //! its own, is left out.
 
-pub use crate::client::fuzzing::{async_client, blocking_client};
-pub use crate::worker::fuzzing::server;
+pub use crate::client::fuzzing::{async_client, async_client_over_socket, blocking_client};
+pub use crate::worker::fuzzing::{server, server_over_socket};
 
 use crate::layout::{MIN_CAPACITY, WORD};
 use crate::link::{Link, Terms};
@@ -19,7 +19,7 @@ use crate::waiter::Fences;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Both rings' capacity: the smallest, so that inputs go round.
 const CAPACITY: usize = MIN_CAPACITY;
@@ -58,30 +58,40 @@ impl<'a> Input<'a> {
     }
 }
 
-/// How long something may take to end once the peer is gone: so much time, and so many looks. By the
-/// clock alone a process that was stopped meanwhile, or got no processor, would have hung.
+/// How long something may take to end once the peer is gone, in looks: by the clock a process that was
+/// stopped meanwhile would have hung. After the first ones it sleeps for a millisecond at each, so that a
+/// thread that has a part in it gets a processor.
 #[derive(Debug)]
 pub(crate) struct Patience {
-    until: Instant,
-    looks: usize,
+    looks: u32,
 }
 
 impl Patience {
+    const AT_ONCE: u32 = 1000;
+
     pub(crate) fn new() -> Self {
-        Self {
-            until: Instant::now() + Duration::from_secs(5),
-            looks: 1000,
-        }
+        Self { looks: 0 }
     }
 
     /// To be asked at each look.
     pub(crate) fn is_over(&mut self) -> bool {
-        self.looks = self.looks.saturating_sub(1);
-        self.looks == 0 && Instant::now() >= self.until
+        self.looks += 1;
+        if self.looks > Self::AT_ONCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.looks == Self::AT_ONCE + 5000
     }
 }
 
-/// The other side, without any manners.
+/// The other side.
+pub(crate) trait Peer {
+    /// Does what the next bytes of the input say.
+    fn act(&mut self, input: &mut Input<'_>);
+    /// Is gone, as a process that was killed.
+    fn die(&mut self);
+}
+
+/// One over shared memory, without any manners.
 #[derive(Debug)]
 pub(crate) struct HostilePeer {
     words: LocalWords,
@@ -136,7 +146,24 @@ pub(crate) fn link() -> Option<(Link, HostilePeer)> {
         bell: rings_us,
         _own_bell: peer_bell,
     };
-    let terms = Terms {
+    let link = Link::unconfirmed(control, bell, rings_peer, segment, peer_mapped, terms());
+    Some((link, peer))
+}
+
+/// The same over the socket. What the peer said along with its handshake is in the input.
+pub(crate) fn link_over_socket(input: &mut Input<'_>) -> Option<(Link, HostileStream)> {
+    let (ours, theirs) = UnixStream::pair().ok()?;
+    let control = Some(ControlSocket::new(theirs).ok()?);
+    let (control_of_link, bell) = (ControlSocket::new(ours).ok()?, Doorbell::new().ok()?);
+    let early = usize::from(input.byte());
+    let received = input.bytes(early).to_vec();
+    let link = Link::unconfirmed_over_socket(control_of_link, bell, terms(), received);
+    let unsent = Vec::new();
+    Some((link, HostileStream { control, unsent }))
+}
+
+fn terms() -> Terms {
+    Terms {
         fences: Fences::Symmetric,
         ring_out: CAPACITY,
         ring_in: CAPACITY,
@@ -148,33 +175,45 @@ pub(crate) fn link() -> Option<(Link, HostilePeer)> {
         methods: methods(),
         features: u64::MAX,
         peer_label: String::new(),
-    };
-    let link = Link::unconfirmed(control, bell, rings_peer, segment, peer_mapped, terms);
-    Some((link, peer))
+    }
 }
 
-impl HostilePeer {
-    /// Does what the next bytes of the input say.
-    pub(crate) fn act(&mut self, input: &mut Input<'_>) {
+/// A tag and a body of a frame that may mean something. The bits of `what` beyond the lowest four say
+/// how likely that is.
+fn frame(what: u8, input: &mut Input<'_>) -> (u32, Vec<u8>) {
+    let kinds = Kind::ALL;
+    let kind = kinds[usize::from(input.byte()) % kinds.len()] as u8;
+    let (flags, method) = (input.byte(), input.byte() % 6);
+    let flags = if what & 0x10 == 0 { 0 } else { flags };
+    let tag = u32::from_le_bytes([kind, flags, method, 0]);
+    let id = u64::from(input.byte());
+    let id = if what & 0x20 == 0 {
+        id
+    } else {
+        // As an async client numbers its calls: how many there were, and which place it has.
+        id >> 3 << 32 | id % 8
+    };
+    let len = usize::from(input.byte()) * if what & 0x40 == 0 { 1 } else { 8 };
+    let mut body = id.to_le_bytes().to_vec();
+    body.extend(input.bytes(len));
+    (tag, body)
+}
+
+/// The last thing that a peer says, or what is none.
+fn last_word(input: &mut Input<'_>) -> Vec<u8> {
+    let code = CloseCode::from_u16(u16::from(input.byte()));
+    let text = String::from_utf8_lossy(input.bytes(8)).into_owned();
+    Close { code, text }.encode()
+}
+
+impl Peer for HostilePeer {
+    fn act(&mut self, input: &mut Input<'_>) {
         let what = input.byte();
         match what % 16 {
             // Records as an honest producer lays them out, but for the space; frames that mean
             // something come first.
             0..=7 => {
-                let kinds = Kind::ALL;
-                let kind = kinds[usize::from(input.byte()) % kinds.len()] as u8;
-                let (flags, method) = (input.byte(), input.byte() % 6);
-                let flags = if what & 0x10 == 0 { 0 } else { flags };
-                let tag = u32::from_le_bytes([kind, flags, method, 0]);
-                let id = u64::from(input.byte());
-                let id = if what & 0x20 == 0 {
-                    id
-                } else {
-                    id << 32 | id % 8
-                };
-                let len = usize::from(input.byte()) * if what & 0x40 == 0 { 1 } else { 8 };
-                let mut body = id.to_le_bytes().to_vec();
-                body.extend(input.bytes(len));
+                let (tag, body) = frame(what, input);
                 self.record(tag, &body);
             }
             8 => {
@@ -215,6 +254,12 @@ impl HostilePeer {
         }
     }
 
+    fn die(&mut self) {
+        self.control = None;
+    }
+}
+
+impl HostilePeer {
     /// A record, with a filler before it if it must be.
     fn record(&mut self, tag: u32, body: &[u8]) {
         let body = &body[..body.len().min(CAPACITY / 2 - WORD)];
@@ -238,9 +283,7 @@ impl HostilePeer {
         match (how, &self.control) {
             (0, _) => self.control = None,
             (1..4, Some(control)) => {
-                let code = CloseCode::from_u16(u16::from(input.byte()));
-                let text = String::from_utf8_lossy(input.bytes(8)).into_owned();
-                let _ = control.send(&Close { code, text }.encode(), &[]);
+                let _ = control.send(&last_word(input), &[]);
             }
             (4, Some(control)) => {
                 if let Ok((one, _)) = UnixStream::pair() {
@@ -254,9 +297,78 @@ impl HostilePeer {
             (_, None) => {}
         }
     }
+}
 
-    /// Is gone, as a process that was killed.
-    pub(crate) fn die(&mut self) {
+/// A peer over the socket: whatever it sends it sends in pieces of any length.
+#[derive(Debug)]
+pub(crate) struct HostileStream {
+    control: Option<ControlSocket>,
+    /// What it will send next.
+    unsent: Vec<u8>,
+}
+
+impl Peer for HostileStream {
+    fn act(&mut self, input: &mut Input<'_>) {
+        let what = input.byte();
+        let mut handles = Vec::new();
+        match what % 16 {
+            0..=7 => {
+                let (tag, body) = frame(what, input);
+                let word = u64::from(tag) << 32 | COMMITTED | body.len() as u64;
+                self.unsent.extend(word.to_le_bytes());
+                self.unsent.extend(&body);
+                let padding = body.len().next_multiple_of(WORD) - body.len();
+                self.unsent.resize(self.unsent.len() + padding, 0);
+                if what & 0x80 != 0 {
+                    return;
+                }
+            }
+            8 => self.unsent.extend(input.word().to_le_bytes()),
+            9 => {
+                let special = [
+                    CLOSE,
+                    COMMITTED | FILLER,
+                    COMMITTED | 1 << 20,
+                    FILLER,
+                    u64::MAX,
+                ];
+                let word = special[usize::from(input.byte()) % special.len()];
+                self.unsent.extend(word.to_le_bytes());
+            }
+            10 => {
+                let count = usize::from(input.byte());
+                self.unsent.extend(input.bytes(count));
+            }
+            11 => self.unsent.extend(last_word(input)),
+            12 => {
+                // Takes what was sent to it, or a part.
+                let mut taken = [0; 1024];
+                if let Some(control) = &self.control {
+                    let _ = control.receive(&mut taken, &mut handles);
+                }
+                return;
+            }
+            13 => {
+                if let (Some(control), Ok((one, _))) = (&self.control, UnixStream::pair()) {
+                    let handle = Handle::from(std::os::fd::OwnedFd::from(one));
+                    let _ = control.send(input.bytes(8), &[&handle]);
+                }
+                return;
+            }
+            14 if what >> 4 == 0 => self.control = None,
+            _ => {}
+        }
+        let count = match what >> 4 & 3 {
+            0..3 => self.unsent.len(),
+            _ => usize::from(input.byte()).min(self.unsent.len()),
+        };
+        if let Some(control) = &self.control {
+            let sent = control.send(&self.unsent[..count], &[]).unwrap_or(count);
+            self.unsent.drain(..sent);
+        }
+    }
+
+    fn die(&mut self) {
         self.control = None;
     }
 }

@@ -40,6 +40,8 @@
 #![cfg_attr(docsrs, doc(auto_cfg(hide(loom, fuzzing))))]
 
 pub mod layout;
+#[cfg_attr(loom, allow(dead_code))]
+mod mailbox;
 pub mod proto;
 #[cfg(feature = "mpmc_transport")]
 #[cfg_attr(loom, allow(dead_code))]

@@ -10,6 +10,8 @@ pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 // What threads of one process share. Under `--cfg shuttle` its scheduler decides, at each of these,
 // who goes on.
+#[cfg(loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 #[cfg(all(test, shuttle))]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 #[cfg(not(any(loom, all(test, shuttle))))]

@@ -5,7 +5,8 @@
 //! exactly what it used before ([`census`]).
 //!
 //! `NEARWIRE_CHAOS_KILLS` sets how many processes the tests of kills kill together (200 if it is not
-//! set, 10000 in the long form), `NEARWIRE_CHAOS_SEED` where their dice begin.
+//! set, 10000 in the long form), `NEARWIRE_CHAOS_SEED` where their dice begin, and
+//! `NEARWIRE_CHAOS_P99_MS` how soon 99 of 100 kills must be noticed (on a machine that does nothing else).
 
 #![cfg(all(target_os = "linux", feature = "tokio", feature = "serde"))]
 
@@ -21,6 +22,9 @@ mod descriptors;
 mod directory;
 #[path = "chaos/freezes.rs"]
 mod freezes;
+#[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+#[path = "chaos/jumping.rs"]
+mod jumping;
 #[path = "chaos/kills.rs"]
 mod kills;
 #[path = "chaos/ledger.rs"]
@@ -44,5 +48,9 @@ fn child_process() {
         ("client with limit", memory::client),
         ("one call", memory::caller),
         ("directory", directory::server),
+        #[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+        ("server whose clock jumps", jumping::server),
+        #[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+        ("caller whose clock jumps", jumping::caller),
     ]);
 }

@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use nearwire::TraceContext;
 use nearwire::proto::frame::{
     MAX_PREFIX_LEN, decode, decode_header, decode_plain, encode_header, split_first_word,
 };
@@ -18,6 +19,15 @@ fuzz_target!(|input: &[u8]| {
     match decode(tag, body) {
         Ok(frame) => {
             let _ = (frame.credits(), frame.ping_value(), frame.status());
+            if let Some(trace) = frame.header.trace.filter(TraceContext::is_valid) {
+                // What a program logs of it, and hands on.
+                let text = trace.to_string();
+                let again: TraceContext = text.parse().expect("what is valid can be parsed");
+                assert_eq!(again.to_string(), text);
+            }
+            if let Ok(text) = std::str::from_utf8(frame.payload) {
+                let _ = text.parse::<TraceContext>();
+            }
             let (header, prefix) = header.expect("both decode");
             assert_eq!(header, frame.header);
             assert_eq!(&body[prefix..], frame.payload);

@@ -1,9 +1,10 @@
 //! Clients of a hostile server.
 
 use super::{BlockingClient, Client};
-use crate::fuzzing::{HostilePeer, Input, Patience, link};
+use crate::fuzzing::{Input, Patience, Peer, link, link_over_socket};
 use crate::link::Link;
 use crate::settings::Spin;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, yield_now};
 
@@ -26,7 +27,19 @@ pub fn async_client(input: &[u8]) {
     RUNTIME.with(|runtime| runtime.block_on(run(link, peer, Input::new(input))));
 }
 
-async fn run(link: Link, mut peer: HostilePeer, mut input: Input<'_>) {
+/// As [`async_client`], over the socket.
+///
+/// # Panics
+/// As it does.
+pub fn async_client_over_socket(input: &[u8]) {
+    let mut input = Input::new(input);
+    let Some((link, peer)) = link_over_socket(&mut input) else {
+        return;
+    };
+    RUNTIME.with(|runtime| runtime.block_on(run(link, peer, input)));
+}
+
+async fn run(link: Link, mut peer: impl Peer, mut input: Input<'_>) {
     let Ok(client) = Client::new(link, Spin::NEVER, 1) else {
         return;
     };
@@ -88,7 +101,8 @@ async fn call(client: Client, shape: u8, request: Vec<u8>) {
     }
 }
 
-/// The blocking client: the server has done what `input` says, and is gone, before it is called.
+/// The blocking client: the server does what `input` says between calls that have no time to wait for
+/// it, and is gone before those that have.
 ///
 /// # Panics
 /// If the client does. A call that does not end hangs.
@@ -101,17 +115,38 @@ pub fn blocking_client(input: &[u8]) {
     let (calls, len) = (input.byte() % 4, usize::from(input.byte()) * 32);
     while !input.is_empty() {
         peer.act(&mut input);
+        let what = input.byte() % 16;
+        if what == 0 {
+            let time = Duration::from_micros(input.byte().into());
+            let _ = client.call_bytes_timeout("0", &vec![3; len], time);
+        }
+        // These would wait for space, which nobody makes meanwhile.
+        let has_space = client.link.tx.is_ready(512);
+        match what {
+            1 if has_space => drop(client.notify_bytes("1", b"by the way")),
+            2 if has_space => pipeline(&mut client, calls, len, false),
+            _ => {}
+        }
     }
     peer.die();
     for _ in 0..=calls {
         let _ = client.call_bytes("0", &vec![1; len]);
     }
+    pipeline(&mut client, calls, len, true);
+}
+
+fn pipeline(client: &mut BlockingClient, calls: u8, len: usize, waits: bool) {
     let Ok(method) = client.method("1") else {
         return;
     };
     let mut pipeline = client.pipeline();
     for _ in 0..calls {
-        let _ = pipeline.submit(method, &vec![2; len]);
+        // Who may not wait sends what fits.
+        let _ = pipeline.submit(method, &vec![2; if waits { len } else { len % 64 }]);
     }
-    while let Ok(Some(_)) = pipeline.next(|_, reply| reply.is_ok()) {}
+    if waits {
+        while let Ok(Some(_)) = pipeline.next(|_, reply| reply.is_ok()) {}
+    } else {
+        while let Ok(Some(_)) = pipeline.try_next(|_, reply| reply.is_ok()) {}
+    }
 }

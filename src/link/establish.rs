@@ -267,6 +267,30 @@ impl Parts {
     }
 }
 
+#[cfg(fuzzing)]
+impl Link {
+    /// A link over the socket to a peer with which there was no handshake, but which has sent this.
+    pub(crate) fn unconfirmed_over_socket(
+        socket: ControlSocket,
+        bell: Doorbell,
+        terms: Terms,
+        received: Vec<u8>,
+    ) -> Link {
+        let parts = Parts {
+            socket,
+            bell,
+            peer: ControlSocket::own_identity(),
+            terms,
+            name: None,
+            #[cfg(feature = "spsc_transport")]
+            reserved: None,
+            #[cfg(feature = "mpmc_transport")]
+            requests: None,
+        };
+        parts.into_link_over_socket(received)
+    }
+}
+
 /// The client's side of the conversation, blocking.
 pub(super) struct Talk<'a> {
     pub(super) socket: &'a ControlSocket,

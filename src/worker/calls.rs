@@ -2,7 +2,7 @@
 //! those that wait until fewer are there.
 
 use super::connection::panicked;
-use super::mailbox::{Address, CallEvent};
+use super::mail::{Address, CallEvent};
 use crate::error::Status;
 use crate::proto::frame::{Frame, Header, Kind};
 use crate::proto::handshake::CallShape;

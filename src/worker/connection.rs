@@ -22,11 +22,11 @@ use tracing::Span;
 #[cfg(feature = "tokio")]
 use {
     super::calls::{Calls, Running},
-    super::mailbox::Address,
+    super::mail::Address,
     crate::link::Withdrawn,
     crate::proto::handshake::CallShape,
     crate::server::inlet::{ByteItemReceiver, Inlet},
-    crate::server::methods::{AsyncHandler, HandlerFuture, Streams},
+    crate::server::methods::{AsyncHandler, Streams},
     crate::server::outlet::{Account, ByteItemSender},
     std::sync::Arc,
     std::task::{Context, Poll, Waker},
@@ -631,24 +631,30 @@ impl Connection {
                 .clone()
                 .map(|inlet| ByteItemReceiver::new(inlet, self.address(bench, id))),
         };
+        // Not returned: when the future's drop panics behind it, a returned value is lost for good.
+        let mut ready = None;
         let started = catch_unwind(AssertUnwindSafe(|| {
             let mut call = span.in_scope(|| start(context, payload, streams));
             if !span.is_disabled() {
                 call = Box::pin(call.instrument(span));
             }
             if shape != CallShape::Unary {
-                return Started::Pending(call);
+                return Some(call);
             }
             // Wake-ups meanwhile are not lost: a call that is not ready is spawned, and spawning
             // polls it again.
             match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(result) => Started::Ready(result),
-                Poll::Pending => Started::Pending(call),
+                Poll::Ready(result) => {
+                    ready = Some(result);
+                    None
+                }
+                Poll::Pending => Some(call),
             }
         }));
         let call = match started {
-            Ok(Started::Pending(call)) => call,
-            Ok(Started::Ready(result)) => {
+            Ok(Some(call)) => call,
+            Ok(None) => {
+                let result = ready.expect("a call that is not pending is ready");
                 if let Some(began) = began {
                     bench.handler_ended(began);
                 }
@@ -864,13 +870,6 @@ impl Connection {
         let text = format!("the client sent {what}, which a server does not take");
         self.link.shared.violated(Violation::Frame(text)).into()
     }
-}
-
-/// How far an async handler came in place.
-#[cfg(feature = "tokio")]
-enum Started {
-    Ready(Result<Vec<u8>, Status>),
-    Pending(HandlerFuture),
 }
 
 /// What a sync handler has made of a call.

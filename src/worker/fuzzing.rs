@@ -2,7 +2,8 @@
 
 use super::{Mail, RunningLimit, Worker, WorkerSettings};
 use crate::error::Status;
-use crate::fuzzing::{Input, MAX_MESSAGE, Patience, link};
+use crate::fuzzing::{Input, MAX_MESSAGE, Patience, Peer, link, link_over_socket};
+use crate::link::Link;
 use crate::metrics::CountersPage;
 use crate::proto::handshake::CallShape;
 use crate::proto::status::Code;
@@ -25,14 +26,28 @@ thread_local! {
 /// # Panics
 /// If the worker does, or does not let go of the connection at the end.
 pub fn server(input: &[u8]) {
-    RUNTIME.with(|runtime| run(runtime, Input::new(input)));
+    RUNTIME.with(|runtime| {
+        let _inside = runtime.enter();
+        if let Some((link, peer)) = link() {
+            run(runtime, link, peer, Input::new(input));
+        }
+    });
 }
 
-fn run(runtime: &Runtime, mut input: Input<'_>) {
-    let _inside = runtime.enter();
-    let Some((link, mut peer)) = link() else {
-        return;
-    };
+/// As [`server`], over the socket.
+///
+/// # Panics
+/// As it does.
+pub fn server_over_socket(input: &[u8]) {
+    RUNTIME.with(|runtime| {
+        let (_inside, mut input) = (runtime.enter(), Input::new(input));
+        if let Some((link, peer)) = link_over_socket(&mut input) {
+            run(runtime, link, peer, input);
+        }
+    });
+}
+
+fn run(runtime: &Runtime, link: Link, mut peer: impl Peer, mut input: Input<'_>) {
     let page = CountersPage::create(1, 1, 1, "fuzzed");
     let settings = WorkerSettings {
         spin: Spin::NEVER,

@@ -19,18 +19,16 @@ mod calls;
 mod connection;
 #[cfg(all(fuzzing, feature = "tokio", target_os = "linux"))]
 pub(crate) mod fuzzing;
-mod mailbox;
+mod mail;
 mod quiet;
-#[cfg(all(test, shuttle))]
-mod schedules;
 #[cfg(all(test, not(shuttle)))]
 mod tests;
 
 #[cfg(feature = "tokio")]
 pub(crate) use calls::RunningLimit;
 #[cfg(feature = "tokio")]
-pub(crate) use mailbox::{Address, CallEvent};
-pub(crate) use mailbox::{Mail, Mailbox};
+pub(crate) use mail::{Address, CallEvent};
+pub(crate) use mail::{Mail, Mailbox};
 
 use crate::error::{CloseReason, Error, Result, Small};
 #[cfg(feature = "mpmc_transport")]

@@ -1,7 +1,7 @@
 //! SIGSTOP and SIGCONT: processes that stand still for a while, or until they are killed.
 
 use crate::caller::{KINDS, caller_of};
-use crate::census::Census;
+use crate::census::{Census, files};
 use crate::kills::{rest, seed, start_caller, start_server};
 use crate::ledger::Ledger;
 use crate::server::{NAME, reply, request};
@@ -165,11 +165,24 @@ fn processes_that_stand_still_at_random_lose_nothing() {
     let mut processes: Vec<Process> = (0..4)
         .map(|number| start_caller(&ledger, number, KINDS[number % 3], false))
         .collect();
+    // What they use when they have called and rest.
     for caller in &processes {
         caller.expect("ready");
         caller.tell("go");
     }
+    std::thread::sleep(Duration::from_millis(30));
+    processes.iter().for_each(|caller| drop(rest(caller)));
+    let gone = |server: &Process| {
+        eventually("the server lets go of all", || {
+            server.ask("connections") == "0"
+        });
+    };
+    gone(&server);
     processes.push(server);
+    let before: Vec<_> = processes.iter().map(Census::at_rest).collect();
+    for caller in &processes[..4] {
+        caller.tell("go");
+    }
     for _ in 0..60 {
         let process = &processes[dice.usize(0..processes.len())];
         process.stop();
@@ -180,13 +193,16 @@ fn processes_that_stand_still_at_random_lose_nothing() {
             .iter_mut()
             .for_each(|process| assert!(process.is_running()));
     }
-    let server = processes.pop().unwrap();
-    processes.iter().for_each(|caller| drop(rest(caller)));
+    processes[..4].iter().for_each(|caller| drop(rest(caller)));
     let summary = ledger.check(|_| true);
     eprintln!("frozen at random: {summary:?}");
     // Only what was given up.
     assert_eq!(summary.not, 0, "{summary:?}");
-    eventually("the server lets go of all", || {
-        server.ask("connections") == "0"
-    });
+    gone(&processes[4]);
+    for (process, before) in processes.iter().zip(&before) {
+        before.recurs(process);
+    }
+    processes[4].tell("shutdown 0");
+    processes[4].expect("shut down");
+    assert!(files(ledger.place.path()).is_empty());
 }

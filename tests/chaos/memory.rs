@@ -1,6 +1,6 @@
 //! Memory that runs out, by a limit of the process (RLIMIT_AS) or of its control group.
 
-use crate::census::Census;
+use crate::census::{Census, files};
 use crate::ledger::Ledger;
 use crate::server::NAME;
 use crate::support::child::{Commands, Settings, say};
@@ -51,6 +51,8 @@ fn a_server_without_memory_keeps_its_other_clients() {
         let server = ledger.place.start_ready("server with limit", &settings);
         let name = ledger.place.socket(NAME);
         let mut neighbour = BlockingClient::connect(&name).unwrap();
+        assert_eq!(neighbour.call_bytes("len", b"four").unwrap()[0], 4);
+        let before = Census::at_rest(&server);
         // Rings for which there is no address space any more.
         let builder = over_memory().ring(1 << 20);
         let mut clients = Vec::new();
@@ -78,6 +80,11 @@ fn a_server_without_memory_keeps_its_other_clients() {
         let answer = fresh.call_bytes("len", &large).unwrap();
         assert_eq!(answer, (large.len() as u64).to_le_bytes());
         assert_eq!(neighbour.call_bytes("len", b"four").unwrap()[0], 4);
+        drop(fresh);
+        before.recurs(&server);
+        server.tell("shutdown 0");
+        server.expect("shut down");
+        assert!(files(ledger.place.path()).is_empty());
     });
 }
 
@@ -152,8 +159,12 @@ fn a_limit_of_files_sizes_is_no_signal() {
     drop(server);
     let server = start(&large, "server");
     server.expect("ready");
+    start(&large, "one call").expect("4");
+    eventually("it is gone", || server.ask("connections") == "0");
+    let before = Census::at_rest(&server);
     start(&small, "one call").expect("4");
     start(&large, "one call").expect("4");
+    before.recurs(&server);
 }
 
 /// A control group with a limit of so many MiB, if this process may make one.

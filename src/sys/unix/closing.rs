@@ -68,6 +68,18 @@ fn close(fd: OwnedFd) {
         Ok(_) => queue.threads += 1,
         Err(error) => tracing::warn!(%error, "no thread to close what a peer sent; it stays open"),
     }
+    #[cfg(fuzzing)]
+    let_them_start(queue);
+}
+
+/// Returns when no thread is starting any more, see [`KEPT`].
+#[cfg(fuzzing)]
+fn let_them_start(mut queue: MutexGuard<'_, Queue>) {
+    while queue.idle < queue.threads {
+        drop(queue);
+        std::thread::yield_now();
+        queue = lock();
+    }
 }
 
 /// How long a thread waits for more before it ends. Years under a fuzzer, whose leak checker takes
