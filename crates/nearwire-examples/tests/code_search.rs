@@ -4,7 +4,9 @@
 mod program;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
 use nearwire_examples::search::Counts;
 use program::{Place, eventually, source_tree};
@@ -120,6 +122,32 @@ fn a_client_that_is_killed_cancels_its_search() {
     client.expect("rs:");
     assert_eq!(status(&place).running, 1);
     client.kill();
+    eventually("it was cancelled", || {
+        let counts = status(&place);
+        (counts.running, counts.finished, counts.cancelled) == (0, 0, 1)
+    });
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_cancels_its_search() {
+    let place = Place::new();
+    let _server = serve(&place);
+    let mut find = place
+        .command(CODE_SEARCH, &["find", "code", "."])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As `| head -1` does. All lines are more than fit into a pipe.
+    let mut line = String::new();
+    let mut output = BufReader::new(find.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    drop(output);
+    let ended = find.wait_with_output().unwrap();
+    assert!(
+        ended.status.success() && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
     eventually("it was cancelled", || {
         let counts = status(&place);
         (counts.running, counts.finished, counts.cancelled) == (0, 0, 1)

@@ -3,6 +3,8 @@
 
 mod program;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use nearwire::{Code, Error};
@@ -85,6 +87,46 @@ fn what_comes_on_top_is_turned_away() {
     expect_status(second, Code::RESOURCE_EXHAUSTED, "");
     std::fs::remove_file(place.path("runs")).unwrap();
     assert_eq!(first.join().unwrap().unwrap(), b"done\n");
+}
+
+#[test]
+fn its_page_has_the_metrics_of_the_server_and_its_own() {
+    let place = Place::new();
+    let options = ["--metrics", "127.0.0.1:0", "--timeout-ms", "300"];
+    // A request that is empty takes longer than it may.
+    let script = "read -r line || sleep 60; echo $line";
+    let arguments = [&["format"][..], &options, &["--", "sh", "-c", script]].concat();
+    let program = env!("CARGO_BIN_EXE_filter-service");
+    let (mut server, address) = place.serve_after(program, &arguments, "metrics at http://");
+    let address = address.trim_end_matches("/metrics");
+    let mut client = place.connect("format");
+    for _ in 0..3 {
+        assert_eq!(client.call_bytes("filter", b"x\n").unwrap(), b"x\n");
+    }
+    let late = client.call_bytes("filter", b"");
+    expect_status(late, Code::DEADLINE_EXCEEDED, "");
+
+    // The server's own figures are read twice a second.
+    eventually("all calls are counted", || {
+        let page = get(address, "/metrics");
+        let has = |name: &str, value: u32| {
+            page.lines()
+                .any(|line| line.starts_with(name) && line.ends_with(&format!(" {value}")))
+        };
+        has("nearwire_calls_total{outcome=\"ok\"", 3)
+            && has("nearwire_calls_total{outcome=\"deadline_exceeded\"", 1)
+            && has("filter_program_seconds_count", 3)
+    });
+    assert!(get(address, "/").starts_with("HTTP/1.1 404 "));
+    server.kill();
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]

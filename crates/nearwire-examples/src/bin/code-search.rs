@@ -10,10 +10,12 @@
 //! client that has enough drops the stream, and the server stops reading files. A client that is
 //! slow slows the search down: nothing piles up.
 
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::sinks::Lossy;
@@ -126,7 +128,10 @@ impl Drop for Running {
 }
 
 async fn serve(name: &str, directory: PathBuf) -> anyhow::Result<()> {
-    let directory: Arc<Path> = directory.canonicalize()?.into();
+    let directory: Arc<Path> = directory
+        .canonicalize()
+        .with_context(|| format!("cannot search {}", directory.display()))?
+        .into();
     let totals = Arc::new(Totals::default());
     let server = Server::builder()
         .streaming("search", {
@@ -239,13 +244,23 @@ async fn find(name: &str, query: Query) -> anyhow::Result<()> {
     let client = Client::connect(name).await?;
     let mut matches = client.stream::<Match>("search", &query);
     while let Some(found) = matches.next().await {
-        print(&found?);
+        match print(&found?) {
+            // Whoever reads has seen enough (`| head`): dropping the stream ends the search.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            printed => printed?,
+        }
     }
     Ok(())
 }
 
-fn print(found: &Match) {
-    println!("{}:{}: {}", found.path, found.line, found.text);
+fn print(found: &Match) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
+        "{}:{}: {}",
+        found.path,
+        found.line,
+        found.text
+    )
 }
 
 async fn search_as_typed(name: &str, screen: usize) -> anyhow::Result<()> {
@@ -266,7 +281,7 @@ async fn search_as_typed(name: &str, screen: usize) -> anyhow::Result<()> {
             // A full screen takes no more, and the search waits for what its user does next.
             found = next(&mut search), if search.is_some() && shown < screen => match found {
                 Some(Ok(found)) => {
-                    print(&found);
+                    print(&found)?;
                     shown += 1;
                 }
                 // A pattern that is half typed may be no pattern yet.

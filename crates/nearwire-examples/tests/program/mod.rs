@@ -45,17 +45,35 @@ impl Place {
 
     /// Starts a server and waits until it serves.
     pub fn serve(&self, program: &str, arguments: &[&str]) -> Running {
+        let mut running = self.start(program, arguments);
+        running.expect("serving");
+        running
+    }
+
+    /// Starts a server that says something before it serves; and what, behind `before`.
+    pub fn serve_after(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        before: &str,
+    ) -> (Running, String) {
+        let mut running = self.start(program, arguments);
+        let line = running.expect(before);
+        running.expect("serving");
+        let (_, said) = line.split_once(before).unwrap();
+        (running, said.to_owned())
+    }
+
+    fn start(&self, program: &str, arguments: &[&str]) -> Running {
         let mut command = self.command(program, arguments);
         command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = lines(child.stderr.take().unwrap());
-        let mut running = Running {
+        Running {
             child,
             lines: stderr,
             stdin: None,
-        };
-        running.expect("serving");
-        running
+        }
     }
 
     /// Starts a program that is talked to: its standard input and output.
