@@ -197,6 +197,8 @@ impl ControlSocket {
                     "more handles copied than there were",
                 ));
             }
+            // A message that is longer than a chunk fills all but its last.
+            let goes_on = std::mem::replace(&mut pipe.is_full, head.len == MAX_CHUNK);
             let taken = match self.end {
                 End::Server => head
                     .handles
@@ -216,7 +218,7 @@ impl ControlSocket {
                     continue;
                 }
             };
-            pipe.taken_back = false;
+            pipe.taken_back &= goes_on && taken.is_empty();
             if self.end == End::Client {
                 pipe.copied += taken.len();
             }

@@ -147,8 +147,10 @@ pub(super) struct Pipe {
     pub(super) lent: Lent,
     /// A client's: how many it has copied and not said so.
     pub(super) copied: usize,
-    /// Whether the current chunk came with handles that the server had taken back.
+    /// Whether the current chunk belongs to a message with handles that the server had taken back.
     pub(super) taken_back: bool,
+    /// Whether it is as long as one may be.
+    pub(super) is_full: bool,
     /// `None` after the shut-down.
     handle: Option<OwnedHandle>,
 }
@@ -172,6 +174,7 @@ impl Pipe {
             lent: Lent::default(),
             copied: 0,
             taken_back: false,
+            is_full: false,
             handle: Some(handle),
         };
         pipe.reading.buffer = vec![0; LEAST_READ];
