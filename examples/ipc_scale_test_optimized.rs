@@ -2,7 +2,7 @@
 //! server's CPU time, fairness and memory, beside Unix sockets served by Tokio in the same run.
 //!
 //! ```console
-//! $ cargo run --release --example ipc_scale_test_optimized [-- --json] [--thresholds FILE]
+//! $ cargo run --release --example ipc_scale_test_optimized [-- --json] [--shared-machine]
 //! ```
 //!
 //! The server is one process, its clients are others, in two shapes: few processes that each have
@@ -10,8 +10,9 @@
 //! for each connection. Every reply is compared with its request. `nearwire bench scale` does the
 //! same with other numbers.
 //!
-//! Exit code 1: fewer messages per second than required (by the file, or else below), fewer times
-//! the sockets' calls, or a reply was wrong. Exit code 2: wrong arguments.
+//! Exit code 1: fewer messages per second than `thresholds.json` requires, fewer times the sockets'
+//! calls, or a reply was wrong. A message is a request or a reply that crossed from one process to
+//! another. Exit code 2: wrong arguments.
 
 mod gate;
 
@@ -20,22 +21,9 @@ use nearwire_cli::scale::{Distance, Found, Plan, Report, Shape};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Connections, and the messages per second that they must exchange together where no file says
-/// otherwise. A message is a request or a reply that crossed from one process to another.
-const REQUIRED: [(usize, f64); 3] = [(32, 1.5e6), (128, 1.2e6), (512, 1.0e6)];
-
 /// Bytes of a message, and calls in flight on each connection, where the requirement holds.
 const SIZE: usize = 64;
 const WINDOW: usize = 64;
-
-/// How many times the sockets' calls there must be with one call in flight on each connection (seen:
-/// 13 to 28).
-const TIMES_SOCKET: f64 = 4.0;
-
-/// The same with [`WINDOW`] calls in flight, where the sockets' frames travel hundreds to a system
-/// call, and where the probe found the processors near to one another before and after (seen: 1.3 to
-/// 1.8). Where the host has put them far apart this is printed, and not judged.
-const TIMES_SOCKET_STREAMING: f64 = 1.0;
 
 fn main() -> ExitCode {
     // The server and the clients are this executable again.
@@ -53,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
     let plan = Plan {
-        connections: REQUIRED.iter().map(|(count, _)| *count).collect(),
+        connections: options.connections().map(|(count, _)| count).collect(),
         sizes: vec![SIZE, 1024],
         windows: vec![1, WINDOW],
         shapes: vec![Shape::Sweep, Shape::Tasks, Shape::Threads],
@@ -78,7 +66,7 @@ fn main() -> ExitCode {
 /// Compares the clients that sweep with what is required, and says how it went.
 fn is_enough(options: &Options, report: &Report) -> bool {
     let mut reached = Vec::new();
-    for (connections, messages_per_second) in REQUIRED {
+    for (connections, required) in options.connections() {
         let swept = |window| {
             report.points.iter().find(move |point| {
                 point.connections == connections
@@ -86,17 +74,16 @@ fn is_enough(options: &Options, report: &Report) -> bool {
                     && (point.bytes, point.window) == (SIZE, window)
             })
         };
-        let required = options.bars_or(Bars {
-            messages_per_second,
-            times_socket: TIMES_SOCKET,
-        });
         let (streamed, single) = (swept(WINDOW), swept(1));
+        // Times the sockets' calls with one call in flight on each connection (seen: 13 to 28).
         reached.push(Reached {
             what: format!("{connections} connections"),
             messages_per_second: streamed.map_or(0.0, |point| messages(&point.found)),
             times_socket: single.and_then(|point| times(&point.found)),
             required,
         });
+        // With WINDOW in flight the sockets' frames travel hundreds to a system call (seen: 1.3 to
+        // 1.8 times). Where the probe found the processors far apart this is printed, and not judged.
         let near = streamed.and_then(|point| point.at(Distance::Near));
         if let Some((near, times)) = near.and_then(|near| Some((near, times(near)?))) {
             reached.push(Reached {
@@ -104,7 +91,7 @@ fn is_enough(options: &Options, report: &Report) -> bool {
                 messages_per_second: messages(near),
                 times_socket: Some(times),
                 required: Bars {
-                    times_socket: TIMES_SOCKET_STREAMING,
+                    times_socket: options.times_socket_near_64_in_flight(),
                     ..required
                 },
             });

@@ -1,13 +1,15 @@
 //! What a performance test must reach, and how it says whether it did.
 //!
-//! The bars are those of a developer's machine, or those of a file, by operating system: shared
-//! machines are slower. The file is JSON, `{"linux": {"messages_per_second": 1200000,
-//! "times_socket": 1.5}, …}` with the systems' names as in [`std::env::consts::OS`].
+//! The bars are in `examples/thresholds.json`: those of a developer's machine, and those of machines
+//! that are shared, as public CI has, by operating system (named as in [`std::env::consts::OS`]).
+
+// Each test uses a part of this.
+#![allow(dead_code)]
 
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -18,10 +20,31 @@ pub const SOCKET: &str = if cfg!(windows) {
     "Unix socket"
 };
 
-pub const USAGE: &str = "[--json] [--thresholds FILE] [--summary FILE]
-  --json             the figures as JSON
-  --thresholds FILE  what this operating system must reach, instead of a developer's machine
-  --summary FILE     appends a table of the verdicts, in Markdown";
+pub const USAGE: &str = "[--json] [--shared-machine] [--summary FILE]
+  --json            the figures as JSON
+  --shared-machine  what public CI must reach with this operating system, instead of a developer's
+                    machine
+  --summary FILE    appends a table of the verdicts, in Markdown";
+
+const FILE: &str = include_str!("../thresholds.json");
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Thresholds {
+    developer: Developer,
+    /// By operating system.
+    shared: HashMap<String, Bars>,
+    times_socket_near_64_in_flight: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Developer {
+    /// Between two processes, published one by one.
+    messages: Bars,
+    /// Of one server with so many connections, together.
+    connections: BTreeMap<usize, Bars>,
+}
 
 /// What must be reached.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -34,11 +57,13 @@ pub struct Bars {
 }
 
 /// What the test was told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Options {
     pub json: bool,
-    thresholds: Option<Bars>,
+    /// What a shared machine must reach, if this is one.
+    shared: Option<Bars>,
     summary: Option<PathBuf>,
+    thresholds: Thresholds,
 }
 
 /// What was reached, and what should have been.
@@ -53,28 +78,50 @@ pub struct Reached {
 
 impl Options {
     /// # Errors
-    /// What is wrong with the arguments or the file.
+    /// What is wrong with the arguments, or with the file.
     pub fn parse(arguments: &[&str]) -> Result<Self, String> {
-        let mut options = Self::default();
+        let of_file = |error: &dyn std::fmt::Display| format!("examples/thresholds.json: {error}");
+        let mut options = Self {
+            json: false,
+            shared: None,
+            summary: None,
+            thresholds: serde_json::from_str(FILE).map_err(|error| of_file(&error))?,
+        };
         let mut rest = arguments.iter();
         while let Some(&argument) = rest.next() {
-            let mut file = || {
-                let file = rest.next().ok_or(format!("{argument} needs a file"))?;
-                Ok::<_, String>(PathBuf::from(file))
-            };
             match argument {
                 "--json" => options.json = true,
-                "--thresholds" => options.thresholds = Some(thresholds(&file()?)?),
-                "--summary" => options.summary = Some(file()?),
+                "--shared-machine" => {
+                    let system = std::env::consts::OS;
+                    let bars = options.thresholds.shared.get(system).copied();
+                    let nothing = || of_file(&format_args!("nothing about {system}"));
+                    options.shared = Some(bars.ok_or_else(nothing)?);
+                }
+                "--summary" => {
+                    let file = rest.next().ok_or("--summary needs a file")?;
+                    options.summary = Some(PathBuf::from(file));
+                }
                 _ => return Err(format!("{argument}: no such option")),
             }
         }
         Ok(options)
     }
 
-    /// The file's bars, if there is one.
-    pub fn bars_or(&self, default: Bars) -> Bars {
-        self.thresholds.unwrap_or(default)
+    /// What must be reached between two processes.
+    pub fn messages(&self) -> Bars {
+        self.shared.unwrap_or(self.thresholds.developer.messages)
+    }
+
+    /// What must be reached with how many connections.
+    pub fn connections(&self) -> impl Iterator<Item = (usize, Bars)> {
+        let connections = self.thresholds.developer.connections.iter();
+        connections.map(|(count, bars)| (*count, self.shared.unwrap_or(*bars)))
+    }
+
+    /// The calls of a server with 64 in flight on each connection, as a multiple of what the socket's
+    /// do, where the processors are near to one another.
+    pub fn times_socket_near_64_in_flight(&self) -> f64 {
+        self.thresholds.times_socket_near_64_in_flight
     }
 
     /// Says whether it was enough, to standard error and to the summary.
@@ -128,14 +175,4 @@ impl Reached {
             None => "unknown".into(),
         }
     }
-}
-
-fn thresholds(path: &PathBuf) -> Result<Bars, String> {
-    let of_file = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let text = fs::read_to_string(path).map_err(|error| of_file(&error))?;
-    let mut systems: HashMap<String, Bars> =
-        serde_json::from_str(&text).map_err(|error| of_file(&error))?;
-    let system = std::env::consts::OS;
-    let bars = systems.remove(system);
-    bars.ok_or_else(|| of_file(&format_args!("nothing about {system}")))
 }

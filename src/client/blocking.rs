@@ -482,8 +482,7 @@ impl BlockingClient {
     /// The error for a connection whose end was seen.
     #[cold]
     pub(super) fn closed(&mut self) -> Error {
-        // The reason may still be on its way behind the end of the ring.
-        self.link.shared.read_control();
+        self.link.shared.read_last_word();
         if self.link.shared.closed().is_none() {
             self.link.shared.close(CloseReason::Finished);
         }

@@ -325,6 +325,19 @@ impl Talk<'_> {
         Ok(())
     }
 
+    /// Tells the server that what it has sent is here.
+    pub(super) fn confirm(&self) -> Result<()> {
+        loop {
+            match self.socket.confirm() {
+                Ok(true) => return Ok(()),
+                Ok(false) => self.wait(true)?,
+                // It is gone, and cares no more.
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(Error::io("write to the control socket")(error)),
+            }
+        }
+    }
+
     /// The next step, with the descriptors that came along.
     fn receive(&mut self, handshake: &mut ClientHandshake) -> Result<(ClientStep, Vec<Handle>)> {
         let mut handles = Vec::new();
@@ -436,7 +449,7 @@ pub(crate) struct Accepting {
     unsent_handles: Vec<Arc<Handle>>,
     /// Why no connection can be had, if so. An observer does not want one.
     full: Option<(RejectCode, String)>,
-    /// It is an observer, and has what it wants as soon as nothing is unsent.
+    /// It is an observer, and has what it wants as soon as that has arrived.
     observing: bool,
     /// Made when the client has said Hello.
     offered: Option<Offered>,
@@ -572,7 +585,7 @@ impl Accepting {
                 return Ok(Some(true));
             }
             if self.observing {
-                return Ok(None);
+                return self.wait_for_observer();
             }
             // A client that speaks out of turn may have sent the next message with the last one.
             match self.handshake.receive(&[], 0)? {
@@ -626,6 +639,25 @@ impl Accepting {
         self.unsent_handles = vec![page];
         self.observing = true;
         Ok(())
+    }
+
+    /// What was sent to an observer must be there before the socket may be closed. It has nothing to
+    /// say but that.
+    fn wait_for_observer(&mut self) -> Result<Option<bool>> {
+        if self.socket.is_handed_over() {
+            return Ok(None);
+        }
+        let received = self.socket.receive(&mut [0; 64], &mut self.handles);
+        let received = received.map_err(Error::io("read from an observer's control socket"))?;
+        match received {
+            _ if self.socket.is_handed_over() => Ok(None),
+            Received::Nothing => Ok(Some(false)),
+            Received::EndOfFile => Err(self.handshake.end_of_file().into()),
+            Received::Bytes(_) => {
+                let text = "an observer says something".into();
+                Err(Error::Protocol(Violation::Control(text)))
+            }
+        }
     }
 
     /// The client has said Hello: creates this side's segment, unless the socket takes its place,

@@ -211,6 +211,13 @@ impl Shared {
         }
     }
 
+    /// As [`read_control`](Self::read_control), when the peer's last word may be there: a peer that
+    /// ends its ring has said why before.
+    pub(crate) fn read_last_word(self: &Arc<Self>) {
+        self.control.settle();
+        self.read_control();
+    }
+
     #[cfg(feature = "spsc_transport")]
     fn read_messages(&self, reader: &std::sync::Mutex<MessageReader>) {
         let mut reader = reader.lock().unwrap_or_else(|e| e.into_inner());

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const MAX_HANDSHAKES: usize = 1024;
 
 /// Observers that may look at the counters at a time.
-const MAX_OBSERVERS: usize = 64;
+pub(crate) const MAX_OBSERVERS: usize = 64;
 
 /// How long accepting pauses when the process has no descriptors left.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -84,8 +84,7 @@ impl Open {
     /// The error for a connection that is over.
     #[cold]
     pub(super) fn closed_error(&self) -> Error {
-        // The peer's last word may still be in the socket.
-        self.0.shared.read_control();
+        self.0.shared.read_last_word();
         self.0.shared.closed_error()
     }
 }

@@ -83,7 +83,7 @@ fn a_frame_of_another_mode_ends_the_connection() {
     violation(connection.try_recv(&mut message), "a Request frame");
     violation(connection.send(b"?"), "a Request frame");
     // The peer is told.
-    link.shared.read_control();
+    link.shared.read_last_word();
     let told = link.shared.closed().cloned();
     let reason = matches!(&told, Some(CloseReason::PeerSays(text)) if text.contains("a Request"));
     assert!(reason, "{told:?}");

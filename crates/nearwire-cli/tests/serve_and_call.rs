@@ -1,4 +1,5 @@
-//! `nearwire serve` and `nearwire call`, on every system: what needs no signals and no terminals.
+//! `nearwire serve`, `nearwire call` and what looks at servers and machines, on every system: what needs
+//! no signals and no terminals.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
@@ -38,19 +39,25 @@ impl Serving {
         Self { process, directory }
     }
 
-    fn call(&self, arguments: &[&str]) -> Output {
-        let mut command = nearwire(&["call", NAME]);
+    /// A command about the server.
+    fn about(&self, command: &str, arguments: &[&str]) -> Output {
+        let mut command = nearwire(&[command, NAME]);
         command.args(arguments).env("NEARWIRE_DIR", &self.directory);
         command.output().unwrap()
     }
 
     #[track_caller]
     fn reply(&self, arguments: &[&str]) -> String {
-        let output = self.call(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        String::from_utf8(output.stdout).unwrap()
+        said(self.about("call", arguments))
     }
+}
+
+/// What a command said that did its work.
+#[track_caller]
+fn said(output: Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 impl Drop for Serving {
@@ -73,7 +80,7 @@ fn calls_are_answered_over(transport: &str) {
     let offer = server.reply(&["--json"]);
     let offer: serde_json::Value = serde_json::from_str(&offer).unwrap();
     assert_eq!(offer["server"]["pid"], server.process.id());
-    let failed = server.call(&["nothing"]);
+    let failed = server.about("call", &["nothing"]);
     assert_eq!(failed.status.code(), Some(1));
     let errors = String::from_utf8(failed.stderr).unwrap();
     assert!(errors.starts_with("error: "), "{errors}");
@@ -87,6 +94,29 @@ fn calls_are_answered_over_shared_memory() {
 #[test]
 fn calls_are_answered_over_the_socket() {
     calls_are_answered_over("socket");
+}
+
+#[test]
+fn a_server_can_be_looked_at() {
+    let server = Serving::start("shared-memory");
+    assert_eq!(server.reply(&["echo", "hello"]), "hello");
+    let stat = said(server.about("stat", &[]));
+    let calls = stat.lines().find(|line| line.starts_with("calls_ok"));
+    let calls = calls.and_then(|line| line.split_whitespace().nth(1));
+    assert_eq!(calls, Some("1"), "{stat}");
+    let inspect = said(server.about("inspect", &[]));
+    assert!(inspect.contains("1 worker"), "{inspect}");
+}
+
+#[test]
+fn what_needs_no_server_runs_everywhere() {
+    let doctor = nearwire(&["doctor", "--json"]).output().unwrap();
+    let findings: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert!(findings.is_object(), "{findings}");
+    let manual = said(nearwire(&["man"]).output().unwrap());
+    assert!(manual.contains(".TH NEARWIRE"), "{manual}");
+    let completions = said(nearwire(&["completions", "powershell"]).output().unwrap());
+    assert!(completions.contains("nearwire"), "{completions}");
 }
 
 #[test]

@@ -720,7 +720,7 @@ impl State {
     /// The connection is over: every call gets its end.
     pub(super) fn end_all(&mut self) {
         self.over = true;
-        self.link.shared.read_control();
+        self.link.shared.read_last_word();
         if self.link.shared.closed().is_none() {
             self.link.shared.close(CloseReason::Finished);
         }

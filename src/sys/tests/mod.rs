@@ -1,5 +1,6 @@
 //! What the parts must do on every system.
 
+mod control;
 mod doorbell;
 mod multiplexer;
 #[cfg(feature = "tokio")]

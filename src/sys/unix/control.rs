@@ -327,10 +327,24 @@ impl ControlSocket {
         })
     }
 
+    /// Tells a server that the handles that it has sent have arrived: nothing to do, they are the
+    /// system's meanwhile. False if there is no room for it.
+    pub(crate) fn confirm(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Whether the client gets the handles that were sent, whatever becomes of this side.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        true
+    }
+
     /// Whether the system has all that was sent, so that a shut-down cuts nothing off.
     pub(crate) fn is_sent(&self) -> bool {
         true
     }
+
+    /// Has whatever the peer has sent by now be there to receive, and its end: nothing to do, it is.
+    pub(crate) fn settle(&self) {}
 
     /// What is there to receive does not wake anybody until it is asked for again: nothing to do,
     /// streams are watched arrival by arrival.

@@ -176,34 +176,91 @@ impl ControlSocket {
         buffer: &mut [u8],
         handles: &mut Vec<Handle>,
     ) -> io::Result<Received> {
+        let mut pipe = self.lock();
         loop {
-            let mut pipe = self.lock();
             if pipe.left > 0 {
                 let Some(count) = pipe.take(buffer) else {
                     return Ok(pipe.nothing());
                 };
+                if pipe.taken_back {
+                    continue;
+                }
                 return Ok(Received::Bytes(count));
             }
             let Some(head) = pipe.take_head()? else {
                 return Ok(pipe.nothing());
             };
-            match self.end {
-                End::Server => pipe.lent.close(head.copied, &self.process),
-                End::Client => pipe.copied += head.handles.len(),
+            // A server copies nothing, and has lent nothing either.
+            if !pipe.lent.close(head.copied, &self.process) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "more handles copied than there were",
+                ));
             }
-            for value in head.handles {
-                handles.push(Handle(match self.end {
-                    End::Server => self.process.take(value)?,
-                    // The original stays the server's, which closes it.
-                    End::Client => copy_of(value)?,
-                }));
+            // A message that is longer than a chunk fills all but its last.
+            let goes_on = std::mem::replace(&mut pipe.is_full, head.len == MAX_CHUNK);
+            let taken = match self.end {
+                End::Server => head
+                    .handles
+                    .iter()
+                    .map(|it| self.process.take(*it))
+                    .collect(),
+                // The originals stay the server's, which closes them.
+                End::Client => head.handles.iter().map(|it| copy_of(*it)).collect(),
+            };
+            let taken: Vec<_> = match (taken, self.end) {
+                (Ok(taken), _) => taken,
+                (Err(error), End::Server) => return Err(error),
+                // It has closed them, and let go of this client: what they came with is as if it had
+                // not been sent. The last word may be behind it.
+                (Err(_), End::Client) => {
+                    pipe.taken_back = true;
+                    continue;
+                }
+            };
+            pipe.taken_back &= goes_on && taken.is_empty();
+            if self.end == End::Client {
+                pipe.copied += taken.len();
             }
+            handles.extend(taken.into_iter().map(Handle));
         }
+    }
+
+    /// Tells a server that the handles that it has sent have arrived, for when nothing else is to be
+    /// said. False if there is no room for it.
+    pub(crate) fn confirm(&self) -> io::Result<bool> {
+        let mut pipe = self.lock();
+        if pipe.copied == 0 {
+            return Ok(true);
+        }
+        if !pipe.has_room()? {
+            return Ok(false);
+        }
+        let head = Head {
+            copied: std::mem::take(&mut pipe.copied),
+            ..Head::default()
+        };
+        pipe.write(head.encode())?;
+        Ok(true)
+    }
+
+    /// Whether the client has the handles that were sent, as far as it has said so: what it does not
+    /// have goes with this side's end.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.lock().lent.is_empty()
     }
 
     /// Whether the system has all that was sent, so that a shut-down cuts nothing off.
     pub(crate) fn is_sent(&self) -> bool {
         self.lock().has_room().unwrap_or(true)
+    }
+
+    /// Has whatever the peer has sent by now be there to receive, and its end.
+    ///
+    /// Otherwise the system finishes the read that is under way in this process's own time, so that
+    /// something else that the peer has done since, in shared memory, may be seen before.
+    pub(crate) fn settle(&self) {
+        self.lock().settle();
     }
 
     /// What is there to receive does not wake anybody until it is asked for again.

@@ -135,11 +135,18 @@ impl Operation {
         Outcome::Done(moved as usize)
     }
 
-    /// Ends it, if it runs. Must be called before the pipe is closed.
-    pub(super) fn cancel(&mut self) {
+    /// Has the system end it, if it runs, one way or the other.
+    pub(super) fn stop(&mut self) {
         if let Some(pipe) = self.running {
             // SAFETY: the pipe is open as long as the operation runs; the structure is its.
             unsafe { CancelIoEx(pipe, &raw const *self.overlapped) };
+        }
+    }
+
+    /// Ends it, if it runs. Must be called before the pipe is closed.
+    pub(super) fn cancel(&mut self) {
+        if self.running.is_some() {
+            self.stop();
             // The system uses the memory until it says that it does not.
             self.outcome(true);
         }

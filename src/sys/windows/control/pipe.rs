@@ -31,7 +31,7 @@ const CHUNK_HEAD: usize = 8;
 /// What comes before the bytes of a chunk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Bytes that follow.
+    /// Bytes that follow. None if the chunk says only that handles were copied.
     pub(super) len: usize,
     /// Of the handles that came in earlier chunks, how many the sender has copied since its last
     /// chunk: the other side closes them.
@@ -60,7 +60,9 @@ impl Head {
             return Ok(CHUNK_HEAD);
         };
         let (len, handles) = (Self::len_in(fixed), Self::handles_in(fixed));
-        if len == 0 || len > MAX_CHUNK {
+        // Without bytes it says that handles were copied, and nothing else.
+        let is_empty = len == 0 && (handles > 0 || Self::copied_in(fixed) == 0);
+        if is_empty || len > MAX_CHUNK {
             return invalid("a chunk of no or too many bytes");
         }
         if handles > MAX_HANDLES {
@@ -75,7 +77,7 @@ impl Head {
         let values = bytes[CHUNK_HEAD..].as_chunks::<8>().0.iter();
         Some(Self {
             len: Self::len_in(fixed),
-            copied: u16::from_le_bytes([fixed[6], fixed[7]]).into(),
+            copied: Self::copied_in(fixed),
             handles: values.map(|value| u64::from_le_bytes(*value)).collect(),
         })
     }
@@ -86,6 +88,10 @@ impl Head {
 
     fn handles_in(fixed: &[u8; CHUNK_HEAD]) -> usize {
         u16::from_le_bytes([fixed[4], fixed[5]]).into()
+    }
+
+    fn copied_in(fixed: &[u8; CHUNK_HEAD]) -> usize {
+        u16::from_le_bytes([fixed[6], fixed[7]]).into()
     }
 }
 
@@ -103,16 +109,24 @@ impl Lent {
         self.0.push_back(value);
     }
 
-    /// Closes the oldest `count` in the client.
-    pub(super) fn close(&mut self, count: usize, client: &Process) {
-        for value in self.0.drain(..count.min(self.0.len())) {
-            client.close(value);
+    /// Closes the oldest `count` in the client, or none if it has fewer.
+    pub(super) fn close(&mut self, count: usize, client: &Process) -> bool {
+        let has_them = count <= self.0.len();
+        if has_them {
+            for value in self.0.drain(..count) {
+                client.close(value);
+            }
         }
+        has_them
     }
 
     /// Closes all in the client.
     pub(super) fn close_all(&mut self, client: &Process) {
         self.close(self.0.len(), client);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -133,6 +147,10 @@ pub(super) struct Pipe {
     pub(super) lent: Lent,
     /// A client's: how many it has copied and not said so.
     pub(super) copied: usize,
+    /// Whether the current chunk belongs to a message with handles that the server had taken back.
+    pub(super) taken_back: bool,
+    /// Whether it is as long as one may be.
+    pub(super) is_full: bool,
     /// `None` after the shut-down.
     handle: Option<OwnedHandle>,
 }
@@ -155,6 +173,8 @@ impl Pipe {
             ended: false,
             lent: Lent::default(),
             copied: 0,
+            taken_back: false,
+            is_full: false,
             handle: Some(handle),
         };
         pipe.reading.buffer = vec![0; LEAST_READ];
@@ -199,17 +219,32 @@ impl Pipe {
 
     /// Whether bytes are there, after a look at what the system has brought.
     fn has_bytes(&mut self) -> bool {
+        self.look(false)
+    }
+
+    /// As [`has_bytes`](Self::has_bytes), after the end of the read that is under way (`wait`: which
+    /// is near).
+    fn look(&mut self, mut wait: bool) -> bool {
         while self.unread.is_empty() && !self.ended {
-            match self.reading.outcome(false) {
+            match self.reading.outcome(std::mem::take(&mut wait)) {
                 Outcome::Running => return false,
                 Outcome::Done(0) => self.read_on(),
                 Outcome::Done(count) => self.unread = 0..count,
-                // The thread that began it has ended.
+                // The thread that began it has ended, or it was stopped.
                 Outcome::Failed(ERROR_OPERATION_ABORTED) => self.read_on(),
                 Outcome::Failed(_) => self.end(),
             }
         }
         !self.unread.is_empty()
+    }
+
+    /// Ends the read that is under way, with what it has got, and begins another one, which gets at
+    /// once what is there.
+    pub(super) fn settle(&mut self) {
+        if self.unread.is_empty() && !self.ended {
+            self.reading.stop();
+            self.look(true);
+        }
     }
 
     /// Takes up to `max` bytes that are there.
@@ -310,15 +345,22 @@ mod tests {
 
     #[test]
     fn heads_that_promise_too_much_or_nothing_are_refused() {
-        let head = |len, handles| Head {
-            len,
-            copied: 0,
-            handles: vec![1; handles],
+        let wanted = |len, copied, handles| {
+            let handles = vec![1; handles];
+            let head = Head {
+                len,
+                copied,
+                handles,
+            };
+            Head::wanted(&head.encode())
         };
-        assert!(Head::wanted(&head(0, 0).encode()).is_err());
-        assert!(Head::wanted(&head(MAX_CHUNK + 1, 0).encode()).is_err());
-        assert!(Head::wanted(&head(1, MAX_HANDLES + 1).encode()).is_err());
-        assert!(Head::wanted(&head(1, MAX_HANDLES).encode()).is_ok());
+        assert!(wanted(0, 0, 0).is_err());
+        assert!(wanted(0, 0, 1).is_err());
+        assert!(wanted(0, 1, 1).is_err());
+        assert!(wanted(0, 1, 0).is_ok());
+        assert!(wanted(MAX_CHUNK + 1, 0, 0).is_err());
+        assert!(wanted(1, 0, MAX_HANDLES + 1).is_err());
+        assert!(wanted(1, 0, MAX_HANDLES).is_ok());
     }
 
     #[test]
@@ -333,9 +375,11 @@ mod tests {
         let mut lent = Lent::default();
         values.iter().for_each(|value| lent.add(*value));
         let open = || values.map(|value| this.take(value).is_ok());
-        lent.close(1, &this);
+        assert!(lent.close(1, &this));
         assert_eq!(open(), [false, true, true]);
-        lent.close(7, &this);
+        assert!(!lent.close(3, &this));
+        assert_eq!(open(), [false, true, true]);
+        assert!(lent.close(2, &this) && lent.is_empty());
         assert_eq!(open(), [false, false, false]);
         lent.close_all(&this);
     }
