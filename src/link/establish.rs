@@ -326,6 +326,7 @@ impl Talk<'_> {
     }
 
     /// Tells the server that what it has sent is here.
+    #[cfg(feature = "spsc_transport")] // observers have nothing without
     pub(super) fn confirm(&self) -> Result<()> {
         loop {
             match self.socket.confirm() {

@@ -110,9 +110,13 @@ impl Process {
         let commands = child.stdin.take().unwrap().into();
         let (sender, answers) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().unwrap());
+        let whose = format!("{role}, process {}", child.id());
         std::thread::spawn(move || {
             for line in output.lines() {
-                let Ok(line) = line else { return };
+                let line = match line {
+                    Ok(line) => line,
+                    Err(error) => return eprintln!("{whose}: cannot be heard: {error}"),
+                };
                 // The harness does not end its own line before the child speaks.
                 if let Some((_, said)) = line.split_once(MARK) {
                     let _ = sender.send(said.to_owned());

@@ -1,7 +1,10 @@
 //! The `nearwire` command, as a library: for the command itself, and for the example that measures
 //! a server at scale with the same code.
 
-// What measures has processes that talk over Unix sockets, as what it measures against does.
+#[cfg_attr(not(unix), path = "elsewhere.rs")]
+mod unix;
+
+// What is there on Unix only, see above.
 #[cfg(unix)]
 mod baseline;
 #[cfg(unix)]
@@ -14,8 +17,6 @@ mod plot;
 mod private;
 #[cfg(unix)]
 mod process;
-#[cfg(not(unix))]
-mod unix_only;
 
 mod advice;
 mod arguments;
@@ -38,6 +39,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
+
+pub use unix::play_role;
+#[cfg(unix)]
+pub use unix::{comparison, scale};
 
 /// Calls between processes on one machine, at the speed of shared memory.
 ///
@@ -71,38 +76,11 @@ enum Command {
     Stat(stat::Stat),
     Inspect(inspect::Inspect),
     Top(top::Top),
-    #[cfg(unix)]
-    Demo(demo::Demo),
-    /// See it work (on Unix only).
-    #[cfg(not(unix))]
-    Demo(unix_only::UnixOnly),
-    /// Measure: the hardware, and what is made of it.
-    #[cfg(unix)]
-    Bench(Box<bench::Bench>),
-    /// Measure (on Unix only).
-    #[cfg(not(unix))]
-    Bench(unix_only::UnixOnly),
+    Demo(unix::Demo),
+    Bench(unix::Bench),
     Doctor(doctor::Doctor),
     Man(manual::Man),
     Completions(manual::Completions),
-}
-
-/// A process that another nearwire process has started. Apart from the commands of users, so that
-/// neither the manual nor completions know of it.
-#[cfg(unix)]
-#[derive(Debug, Parser)]
-struct Errand {
-    #[command(flatten)]
-    verbosity: logging::Verbosity,
-    #[command(subcommand)]
-    errand: ErrandCommand,
-}
-
-#[cfg(unix)]
-#[derive(Debug, Subcommand)]
-enum ErrandCommand {
-    #[command(name = process::SUBCOMMAND)]
-    Child(process::ChildArguments),
 }
 
 impl Command {
@@ -114,80 +92,10 @@ impl Command {
             Self::Stat(stat) => Some(&stat.name),
             Self::Inspect(inspect) => Some(&inspect.name),
             Self::Top(top) => Some(&top.name),
-            #[cfg(unix)]
             Self::Bench(bench) => bench.server(),
-            #[cfg(not(unix))]
-            Self::Bench(_) => None,
             Self::Demo(_) | Self::Doctor(_) | Self::Man(_) | Self::Completions(_) => None,
         }
     }
-}
-
-/// A server and many connections, measured: what `nearwire bench scale` prints.
-#[cfg(unix)]
-pub mod scale {
-    pub use crate::bench::scale::{Figures, Found, Placed, Plan, Point, Report, Shape};
-    pub use crate::measure::{Distance, RatioFigures, Verdict};
-}
-
-/// Whether this process was started by a measurement, which runs its own executable again; if so,
-/// it plays its part to the end. Whoever measures begins its `main` with it.
-#[cfg(unix)]
-pub fn play_role() -> Option<ExitCode> {
-    is_errand().then(main)
-}
-
-/// What the comparison with other systems, a workspace of its own in `comparison/`, measures and
-/// draws with. Not for others: it changes with what is compared.
-#[cfg(unix)]
-#[doc(hidden)]
-pub mod comparison {
-    pub use crate::baseline::blocking::{FrameReader, write_frame};
-    pub use crate::baseline::{HEADER, header, payload_length};
-    pub use crate::bench::scale::usage::{cpu_time, resident};
-    pub use crate::measure::{
-        Bracket, Budget, CoreShare, Distance, Latency, Machine, Measured, Meter, Probe, Ratio,
-        RatioFigures, Run, Series, Throughput, UNDISTURBED, Unit, human, instant_of, latency,
-        latency_async, median, monotonic, plain_table, right_align, throughput,
-    };
-    pub use crate::plot::{Bar, Content, Panel, Picture};
-    pub use crate::process::{
-        Channel, Child, Parent, Role, end_with_children, raise_descriptor_limit, run_on, two_cpus,
-    };
-
-    /// As [`play_role`](crate::play_role), with roles of one's own besides.
-    pub fn play_role(roles: impl FnOnce(&str) -> Option<Role>) -> Option<std::process::ExitCode> {
-        crate::is_errand().then(|| crate::run_errand(roles))
-    }
-}
-
-/// Whether another nearwire process has started this one.
-#[cfg(unix)]
-fn is_errand() -> bool {
-    std::env::args()
-        .nth(1)
-        .is_some_and(|argument| argument == process::SUBCOMMAND)
-}
-
-/// What each role of a child process does.
-#[cfg(unix)]
-fn role(name: &str) -> Option<process::Role> {
-    Some(match name {
-        measure::PROBE_ROLE => measure::answer_probes,
-        baseline::blocking::ECHO_ROLE => baseline::blocking::serve_echo,
-        baseline::crowd::CROWD_ROLE => baseline::crowd::serve_crowd,
-        baseline::coalesced::COALESCED_ROLE => baseline::coalesced::serve_coalesced,
-        bench::floor::FAR_SIDE_ROLE => bench::floor::be_far_side,
-        demo::DEMO_CLIENT_ROLE => demo::be_client,
-        bench::pool::PLACE_ROLE => bench::pool::keep_place,
-        bench::pool::SERVER_ROLE => bench::pool::serve,
-        bench::ring::MESSAGES_ROLE => bench::ring::serve_messages,
-        bench::scale::SCALE_CLIENT_ROLE => bench::scale::be_scale_client,
-        bench::scale::CONNECTOR_ROLE => bench::scale::be_connector,
-        bench::scale::OFFENDER_ROLE => bench::scale::be_offender,
-        serve::PRIVATE_SERVER_ROLE => serve::serve_privately,
-        _ => return None,
-    })
 }
 
 fn run(command: &Command) -> Result<()> {
@@ -197,37 +105,19 @@ fn run(command: &Command) -> Result<()> {
         Command::Stat(stat) => stat.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Top(top) => top.run(),
-        #[cfg(unix)]
         Command::Demo(demo) => demo.run(),
-        #[cfg(not(unix))]
-        Command::Demo(demo) => demo.run("demo"),
-        #[cfg(unix)]
         Command::Bench(bench) => bench.run(),
-        #[cfg(not(unix))]
-        Command::Bench(bench) => bench.run("bench"),
         Command::Doctor(doctor) => doctor.run(),
         Command::Man(man) => man.run(Arguments::command()),
         Command::Completions(completions) => completions.run(Arguments::command()),
     }
 }
 
-/// The `main` of a process that another nearwire process has started, for these roles and the usual
-/// ones.
-#[cfg(unix)]
-fn run_errand(roles: impl FnOnce(&str) -> Option<process::Role>) -> ExitCode {
-    let Errand { verbosity, errand } = Errand::parse();
-    verbosity.apply();
-    let ErrandCommand::Child(arguments) = errand;
-    let known = |name: &str| roles(name).or_else(|| role(name));
-    exit_code(process::be_child(&arguments, known), None)
-}
-
 /// The command's `main`. Exit code 0: done. 1: it failed. 2 (from the argument parser): it was
 /// called wrongly.
 pub fn main() -> ExitCode {
-    #[cfg(unix)]
-    if is_errand() {
-        return run_errand(|_| None);
+    if let Some(code) = play_role() {
+        return code;
     }
     let Arguments { verbosity, command } = Arguments::parse();
     verbosity.apply();
@@ -274,48 +164,9 @@ mod tests {
 
     use super::*;
 
-    /// Every line below an "Examples:" is one that this command understands. (Elsewhere some are not
-    /// commands.)
-    #[cfg(unix)]
-    #[test]
-    fn examples_in_the_help_are_valid() {
-        fn lines(command: &clap::Command, found: &mut Vec<String>) {
-            let help = command.get_after_help().map(ToString::to_string);
-            let help = help.unwrap_or_default();
-            let own = help
-                .lines()
-                .filter_map(|line| line.strip_prefix("  nearwire "));
-            let before = found.len();
-            found.extend(own.map(|line| format!("nearwire {line}")));
-            let leaf = command.get_subcommands().next().is_none();
-            let name = command.get_name();
-            assert!(!leaf || found.len() > before, "{name} has no examples");
-            for inner in command.get_subcommands() {
-                lines(inner, found);
-            }
-        }
-        let command = Arguments::command();
-        let mut found = Vec::new();
-        lines(&command, &mut found);
-        assert!(found.len() > 20, "{found:?}");
-        for line in found {
-            for part in line.split(['|', '&', ';']).map(str::trim) {
-                let words = part.split(['#', '<', '>']).next().unwrap_or_default();
-                let words: Vec<&str> = words.split_whitespace().collect();
-                if words.first() != Some(&"nearwire") {
-                    continue;
-                }
-                let parsed = Arguments::try_parse_from(&words);
-                assert!(parsed.is_ok(), "{part}: {}", parsed.unwrap_err());
-            }
-        }
-    }
-
     #[test]
     fn the_command_fits_together() {
         Arguments::command().debug_assert();
-        #[cfg(unix)]
-        Errand::command().debug_assert();
     }
 
     #[test]

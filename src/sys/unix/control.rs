@@ -329,6 +329,7 @@ impl ControlSocket {
 
     /// Tells a server that the handles that it has sent have arrived: nothing to do, they are the
     /// system's meanwhile. False if there is no room for it.
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) fn confirm(&self) -> io::Result<bool> {
         Ok(true)
     }

@@ -228,6 +228,7 @@ impl ControlSocket {
 
     /// Tells a server that the handles that it has sent have arrived, for when nothing else is to be
     /// said. False if there is no room for it.
+    #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))]
     pub(crate) fn confirm(&self) -> io::Result<bool> {
         let mut pipe = self.lock();
         if pipe.copied == 0 {
