@@ -71,9 +71,18 @@ impl Flusher {
         let waker = multiplexer.waker();
         let arriving = Arc::new(Mutex::default());
         let theirs = Arc::clone(&arriving);
+        // A fuzzer's leak checker takes for a leak what std keeps for a thread that is just starting.
+        #[cfg(fuzzing)]
+        let (started, has_started) = std::sync::mpsc::channel();
         std::thread::Builder::new()
             .name("nearwire-flush".into())
-            .spawn(move || run(&multiplexer, &theirs))?;
+            .spawn(move || {
+                #[cfg(fuzzing)]
+                let _ = started.send(());
+                run(&multiplexer, &theirs);
+            })?;
+        #[cfg(fuzzing)]
+        let _ = has_started.recv();
         Ok(Self { waker, arriving })
     }
 }
