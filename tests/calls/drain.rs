@@ -4,6 +4,8 @@ use crate::server::NAME;
 use crate::support::{PATIENCE, Place, eventually, eventually_async, within, within_async};
 use nearwire::{BlockingClient, Client, CloseReason, Code, Error};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 fn what_is_in_flight_is_finished() {
@@ -95,9 +97,10 @@ fn clients_that_never_stop_calling_do_not_hold_the_server() {
     let server = place.start_ready("server", &[("workers", "1")]);
     let name = place.socket(NAME);
     within(PATIENCE, "busy while draining", move || {
+        let answered = Arc::new(AtomicU64::new(0));
         let callers: Vec<_> = (0..2)
             .map(|_| {
-                let name = name.clone();
+                let (name, answered) = (name.clone(), answered.clone());
                 std::thread::spawn(move || {
                     let mut client = BlockingClient::connect(&name).unwrap();
                     let echo = client.method("echo_into").unwrap();
@@ -113,11 +116,15 @@ fn clients_that_never_stop_calling_do_not_hold_the_server() {
                         if let Err(error) = pipeline.next(|_, _| ()) {
                             return error;
                         }
+                        answered.fetch_add(1, Relaxed);
                     }
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(100));
+        // One that comes later would be refused.
+        eventually("both call", || {
+            server.report()["connections"] == 2 && answered.load(Relaxed) > 1000
+        });
         let begun = Instant::now();
         server.tell("shutdown 500");
         server.expect("shut down");
