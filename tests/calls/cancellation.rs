@@ -193,9 +193,9 @@ fn giving_up_in_the_middle_of_a_request_does_not_break_the_connection() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let cut_off = client.call_bytes("echo", &large);
                 match tokio::time::timeout(A_MOMENT / 2, cut_off).await {
-                    // This thread was kept from its processor for as long as the server was held.
+                    // The server is free again: this thread was kept from its processor meanwhile.
                     Ok(reply) => {
-                        assert!(begun.elapsed() >= A_MOMENT && reply.unwrap() == large);
+                        assert!(begun.elapsed() >= BLOCKED && reply.unwrap() == large);
                         done += 1;
                     }
                     Err(_) => note(&late, begun),
