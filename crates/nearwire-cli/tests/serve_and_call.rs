@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 fn nearwire(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nearwire"));
@@ -20,7 +21,9 @@ struct Serving {
 
 impl Serving {
     fn start(transport: &str) -> Self {
-        let unique = format!("nearwire-serve-{transport}-{}", std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let unique = format!("nearwire-serve-{process}-{number}");
         let directory = std::env::temp_dir().join(unique);
         let mut process = nearwire(&["serve", NAME, "--transport", transport])
             .env("NEARWIRE_DIR", &directory)
