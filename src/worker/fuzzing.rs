@@ -96,8 +96,11 @@ fn step(worker: &mut Worker, runtime: &Runtime) {
 
 /// As a worker that has nothing to do, but for the sleep.
 fn park(worker: &mut Worker) {
-    std::mem::swap(&mut worker.active, &mut worker.parking);
-    worker.park();
+    // Who has found something in its turn has another one first, in which it sees its end.
+    if worker.sweep() == 0 {
+        std::mem::swap(&mut worker.active, &mut worker.parking);
+        worker.park();
+    }
     worker.listen(Some(Duration::ZERO));
 }
 
