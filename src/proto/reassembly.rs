@@ -20,7 +20,9 @@ pub struct Message<'a> {
 /// Puts the fragments of one direction together.
 ///
 /// Memory grows with the bytes that arrived (at most doubling, in steps of at least 64 KiB),
-/// never with what the peer announced.
+/// never with what the peer announced. A buffer that was [given back](Reassembly::recycle) may have
+/// been another peer's: a message in fragments gets it at once only from a peer that has
+/// completed a message of half its size before.
 ///
 /// After an error the connection is to be closed; what was gathered is already freed.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Reassembly {
     limit: usize,
     partial: Option<Partial>,
     spare: Vec<u8>,
+    /// Bytes of the largest message in fragments that was completed.
+    completed: usize,
 }
 
 #[derive(Debug)]
@@ -47,6 +51,7 @@ impl Reassembly {
             limit,
             partial: None,
             spare: Vec::new(),
+            completed: 0,
         }
     }
 
@@ -75,10 +80,10 @@ impl Reassembly {
         (self.spare.capacity() > 0).then(|| std::mem::take(&mut self.spare))
     }
 
-    /// The buffer for a message of `total` bytes. A much larger one would make a small message
-    /// hold much memory.
-    fn buffer_for(&mut self, total: usize) -> Vec<u8> {
-        if self.spare.capacity() / 2 <= total {
+    /// The buffer for a message of `len` bytes. A much larger one would make a small message hold
+    /// much memory.
+    fn buffer_for(&mut self, len: usize) -> Vec<u8> {
+        if self.spare.capacity() / 2 <= len {
             std::mem::take(&mut self.spare)
         } else {
             Vec::new()
@@ -201,7 +206,7 @@ impl Reassembly {
                     ..*header
                 };
                 let total = total as usize;
-                let data = self.buffer_for(total);
+                let data = self.buffer_for(total.min(self.completed));
                 Partial {
                     header,
                     total,
@@ -247,6 +252,7 @@ impl Reassembly {
         reserve(&mut partial.data, len, total)?;
         append_exactly(&mut partial.data, len, append);
         if last {
+            self.completed = self.completed.max(total);
             let payload = Cow::Owned(partial.data);
             return Ok(Some(Message {
                 header: partial.header,

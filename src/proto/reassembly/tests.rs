@@ -313,3 +313,19 @@ fn a_small_message_gets_no_much_larger_buffer_and_leaves_it_there() {
         reassembly.recycle(spare.unwrap_or_default());
     }
 }
+
+#[test]
+fn a_fragment_gets_a_large_buffer_from_a_peer_that_has_filled_one() {
+    let mut reassembly = Reassembly::new(100);
+    let first = request(1, Fragment::First { total: 90 });
+    let last = request(1, Fragment::Last);
+    for has_completed in [false, true] {
+        reassembly.recycle(Vec::with_capacity(95));
+        let got = reassembly.push_with(&first, 1, |data| data.push(7));
+        assert_eq!(got, Ok(None));
+        let is_used = reassembly.take_spare().is_none();
+        assert_eq!(is_used, has_completed);
+        let whole = reassembly.push_with(&last, 89, |data| data.resize(90, 7));
+        assert_eq!(whole.unwrap().unwrap().payload.len(), 90);
+    }
+}
