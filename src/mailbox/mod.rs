@@ -4,6 +4,8 @@
 use crate::sync::Ordering::{Relaxed, SeqCst};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, fence};
 
+#[cfg(all(test, any(loom, shuttle)))]
+mod bell;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, shuttle))]

@@ -4,40 +4,13 @@
 //! What is handed over stands for a connection: plain memory, written by the one that had it, then by the
 //! one that it was handed to, and loom panics where the two could meet.
 
-use super::{Mailbox, Wake};
+use super::Mailbox;
+use super::bell::Bell;
 use crate::ring::models::explore;
 use loom::cell::UnsafeCell;
-use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// In the place of the multiplexer: a wake-up is kept for the next sleep, as the kernel does.
-#[derive(Clone)]
-struct Bell(Arc<(Mutex<bool>, Condvar)>);
-
-impl Bell {
-    fn new() -> Self {
-        Self(Arc::new((Mutex::new(false), Condvar::new())))
-    }
-
-    fn sleep(&self) {
-        let (rung, changed) = &*self.0;
-        let mut rung = rung.lock().unwrap();
-        while !*rung {
-            rung = changed.wait(rung).unwrap();
-        }
-        *rung = false;
-    }
-}
-
-impl Wake for Bell {
-    fn wake(&self) {
-        let (rung, changed) = &*self.0;
-        *rung.lock().unwrap() = true;
-        changed.notify_one();
-    }
-}
 
 /// What is handed over.
 struct Connection {

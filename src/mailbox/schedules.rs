@@ -3,39 +3,17 @@
 //! shuttle runs the threads one at a time, goes over to another one wherever they touch what they
 //! share, and panics if none can go on: a wake-up that is lost is a deadlock here.
 
-use super::{Mailbox, Wake};
-use shuttle::sync::{Arc, Condvar, Mutex};
+use super::Mailbox;
+use super::bell::Bell;
+use shuttle::sync::Arc;
 use shuttle::thread;
-
-/// In the place of the multiplexer: a wake-up is kept for the next sleep, as the kernel does.
-#[derive(Clone, Default)]
-struct Bell(Arc<(Mutex<bool>, Condvar)>);
-
-impl Bell {
-    fn sleep(&self) {
-        let (rung, changed) = &*self.0;
-        let mut rung = rung.lock().unwrap();
-        while !*rung {
-            rung = changed.wait(rung).unwrap();
-        }
-        *rung = false;
-    }
-}
-
-impl Wake for Bell {
-    fn wake(&self) {
-        let (rung, changed) = &*self.0;
-        *rung.lock().unwrap() = true;
-        changed.notify_one();
-    }
-}
 
 const SENDERS: u64 = 3;
 const LETTERS: u64 = 3;
 
 /// A worker that sleeps whenever it may, and threads that send it letters.
 fn letters_reach_a_worker_that_sleeps() {
-    let bell = Bell::default();
+    let bell = Bell::new();
     let mailbox = Arc::new(Mailbox::new(bell.clone()));
     let senders = (0..SENDERS).map(|sender| {
         let mailbox = mailbox.clone();
