@@ -1,7 +1,7 @@
 //! Calls with streams: what the server sends, what the caller sends.
 
 use super::Core;
-use super::call::{Place, Request};
+use super::place::{Place, Progress, Request};
 use super::state::State;
 use crate::error::{Error, Result, Status};
 use crate::proto::frame::TraceContext;
@@ -35,7 +35,7 @@ impl StreamCall {
     }
 
     fn set_deadline(&self, time: Duration) {
-        self.lock().deadline = Instant::now().checked_add(time);
+        self.lock().progress.deadline = Instant::now().checked_add(time);
     }
 
     fn set_trace(&self, context: TraceContext) {
@@ -47,24 +47,29 @@ impl StreamCall {
     fn poll_with<T>(
         &self,
         cx: &mut Context<'_>,
-        act: impl FnOnce(&mut Place<'static>, &mut State, usize, &mut Context<'_>) -> Poll<Result<T>>,
+        act: impl FnOnce(
+            &mut Progress<'static>,
+            &mut State,
+            usize,
+            &mut Context<'_>,
+        ) -> Poll<Result<T>>,
     ) -> Poll<Result<T>> {
         let coop = ready!(poll_proceed(cx));
         let mut place = self.lock();
-        let core = place.core.clone();
+        let Place { core, progress } = &mut *place;
         let mut state = core.lock();
-        let polled = match place.poll_begin(&mut state, cx) {
-            Poll::Ready(Ok(key)) => act(&mut place, &mut state, key, cx),
+        let polled = match progress.poll_begin(&mut state, cx) {
+            Poll::Ready(Ok(key)) => act(progress, &mut state, key, cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(Error::from(error))),
             Poll::Pending => Poll::Pending,
         };
         let polled = match polled {
-            Poll::Pending => place.poll_deadline(cx).map(|error| Err(Error::from(error))),
+            Poll::Pending => progress.poll_deadline(cx).map(|error| Err(Error::from(error))),
             ready => ready,
         };
         if let Poll::Ready(Err(error)) = &polled {
             // Whichever half asks first, both are told the same.
-            place.fail(&mut state, error);
+            progress.fail(&mut state, error);
         }
         core.unlock(state);
         if polled.is_ready() {
@@ -75,13 +80,13 @@ impl StreamCall {
 
     /// How the call ended.
     fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>>> {
-        self.poll_with(cx, |place, state, key, cx| {
+        self.poll_with(cx, |progress, state, key, cx| {
             let Some(end) = state.claim(key) else {
                 state.watch(key, cx);
                 state.wake_driver();
                 return Poll::Pending;
             };
-            place.leave_ended(state);
+            progress.leave_ended(state);
             Poll::Ready(end.map_err(Error::from))
         })
     }
@@ -128,7 +133,7 @@ impl Stream for ByteItems {
         if this.over {
             return Poll::Ready(None);
         }
-        let item = ready!(this.call.poll_with(cx, |place, state, key, cx| {
+        let item = ready!(this.call.poll_with(cx, |progress, state, key, cx| {
             if let Some(item) = state.take_item(key) {
                 return Poll::Ready(Ok(Some(item)));
             }
@@ -137,7 +142,7 @@ impl Stream for ByteItems {
                 state.wake_driver();
                 return Poll::Pending;
             };
-            place.leave_ended(state);
+            progress.leave_ended(state);
             Poll::Ready(end.map(|_| None).map_err(Error::from))
         }));
         this.over = !matches!(item, Ok(Some(_)));
@@ -231,7 +236,7 @@ impl ByteItemSink {
             return Err(Error::TooLarge { len, limit });
         }
         std::future::poll_fn(|cx| {
-            if self.call.lock().is_over() {
+            if self.call.lock().progress.is_over() {
                 // Who sends on and on must still let other tasks run.
                 return poll_proceed(cx).map(|coop| {
                     coop.made_progress();
@@ -258,7 +263,7 @@ impl ByteItemSink {
         self.finished = true;
         let status = Status::new(Code::OK, "");
         std::future::poll_fn(|cx| {
-            if self.call.lock().is_over() {
+            if self.call.lock().progress.is_over() {
                 return Poll::Ready(Ok(()));
             }
             self.call.poll_with(cx, |_, state, key, _| {
@@ -276,8 +281,8 @@ impl Drop for ByteItemSink {
             return;
         }
         let place = self.call.lock();
-        if let Some(key) = place.key() {
-            let core = place.core.clone();
+        if let Some(key) = place.progress.key() {
+            let core = &place.core;
             let mut state = core.lock();
             let text = "the caller dropped its stream";
             state.finish_upload(key, &Status::new(Code::CANCELLED, text));

@@ -22,6 +22,7 @@ mod call;
 mod driver;
 mod items;
 mod notification;
+mod place;
 #[cfg(all(test, shuttle))]
 pub(crate) mod schedules;
 mod state;
@@ -44,9 +45,9 @@ use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
 use crate::sync::{Mutex, MutexGuard};
 use crate::waiter::{Looker, Spinner};
-use call::Request;
 use driver::Driver;
 use items::StreamCall;
+use place::Request;
 use state::State;
 use std::borrow::Cow;
 use std::sync::Arc;

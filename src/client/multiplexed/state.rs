@@ -82,20 +82,40 @@ pub(super) struct State {
     pub(super) to_wake: VecDeque<Waker>,
 }
 
-/// A call that has a place.
+/// A call that has a place. One line of memory: with thousands of calls in flight each one counts.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Slot {
     id: u64,
-    /// When it began, if its time is sampled.
-    began: Option<Instant>,
     waker: Option<Waker>,
     /// How the call ended, until it is claimed.
     end: Option<Small<Vec<u8>>>,
-    // Boxed: with thousands of calls in flight each line that a call takes counts, and few have these.
+    /// For a call that is timed or has streams.
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+/// What few calls have.
+#[derive(Debug)]
+struct Rare {
+    /// When it began, if its time is sampled.
+    began: Option<Instant>,
     /// For calls that are answered by a stream.
-    items: Option<Box<ItemQueue>>,
+    items: Option<ItemQueue>,
     /// For calls that send a stream.
-    upload: Option<Box<Upload>>,
+    upload: Option<Upload>,
+}
+
+impl Slot {
+    fn items(&mut self) -> Option<&mut ItemQueue> {
+        self.rare.as_mut()?.items.as_mut()
+    }
+
+    #[inline]
+    fn upload(&mut self) -> Option<&mut Upload> {
+        self.rare.as_mut()?.upload.as_mut()
+    }
 }
 
 /// Items that arrived and were not taken.
@@ -177,13 +197,13 @@ impl State {
     /// A place for a call, and its number; `None` at the connection's limit.
     pub(super) fn take_place(
         &mut self,
-        ticket: &mut Option<u64>,
+        ticket: Option<&mut Option<u64>>,
         shape: CallShape,
     ) -> Option<(usize, u64)> {
         if self.calls.len() >= self.link.shared.terms.max_in_flight {
             return None;
         }
-        if let Some(ticket) = ticket.take() {
+        if let Some(ticket) = ticket.and_then(Option::take) {
             self.want_place.retain(|(other, _)| *other != ticket);
         }
         self.generation = self.generation.wrapping_add(1);
@@ -193,18 +213,22 @@ impl State {
             CallShape::Unary => self.latencies.begin(),
             _ => None,
         };
-        let items = shape.has_server_stream().then(|| {
-            Box::new(ItemQueue {
-                items: VecDeque::new(),
-                balance: CreditBalance::new(STREAM_CREDITS),
-                taken: 0,
-            })
+        let items = shape.has_server_stream().then(|| ItemQueue {
+            items: VecDeque::new(),
+            balance: CreditBalance::new(STREAM_CREDITS),
+            taken: 0,
         });
-        let upload = shape.has_client_stream().then(|| {
-            Box::new(Upload {
-                balance: CreditBalance::new(self.link.shared.terms.stream_credits),
-                waker: None,
-                finished: false,
+        let upload = shape.has_client_stream().then(|| Upload {
+            balance: CreditBalance::new(self.link.shared.terms.stream_credits),
+            waker: None,
+            finished: false,
+        });
+        let is_rare = began.is_some() || shape != CallShape::Unary;
+        let rare = is_rare.then(|| {
+            Box::new(Rare {
+                began,
+                items,
+                upload,
             })
         });
         let entry = self.calls.vacant_entry();
@@ -212,11 +236,9 @@ impl State {
         let id = u64::from(self.generation) << 32 | key as u64;
         entry.insert(Slot {
             id,
-            began,
             waker: None,
             end: None,
-            items,
-            upload,
+            rare,
         });
         self.pending += 1;
         Some((key, id))
@@ -362,10 +384,11 @@ impl State {
         cx: &Context<'_>,
     ) -> Poll<Small<()>> {
         let call = &mut self.calls[key];
-        let Some(upload) = &mut call.upload else {
+        let (id, over) = (call.id, call.end.is_some());
+        let Some(upload) = call.upload() else {
             return Poll::Ready(Ok(()));
         };
-        if call.end.is_some() {
+        if over {
             // The call's end says how it went; nobody needs the item any more.
             return Poll::Ready(Ok(()));
         }
@@ -374,7 +397,7 @@ impl State {
             self.wake_driver();
             return Poll::Pending;
         }
-        let header = Header::new(Kind::StreamItem, call.id);
+        let header = Header::new(Kind::StreamItem, id);
         Poll::Ready(self.send(header, Cow::Owned(std::mem::take(item))))
     }
 
@@ -383,13 +406,13 @@ impl State {
         let Some(call) = self.calls.get_mut(key) else {
             return;
         };
-        let over = call.end.is_some();
-        if let Some(upload) = &mut call.upload
+        let (id, over) = (call.id, call.end.is_some());
+        if let Some(upload) = call.upload()
             && !std::mem::replace(&mut upload.finished, true)
             && !over
         {
             let (code, text) = encode_status(status.code, &status.message);
-            let header = Header::new(Kind::StreamEnd, call.id);
+            let header = Header::new(Kind::StreamEnd, id);
             self.note(header, [&code, text].concat());
         }
     }
@@ -445,15 +468,15 @@ impl State {
     /// The next item of a stream, if one is there. Grants the server credits for it.
     pub(super) fn take_item(&mut self, key: usize) -> Option<Vec<u8>> {
         let call = &mut self.calls[key];
-        let ended = call.end.is_some();
-        let queue = call.items.as_mut()?;
+        let (id, ended) = (call.id, call.end.is_some());
+        let queue = call.items()?;
         let item = queue.items.pop_front()?;
         queue.taken += u32::try_from(credit_cost(item.len() as u64)).unwrap_or(u32::MAX);
         // Half the window at a time: few frames, and the server never runs dry meanwhile.
         if queue.taken >= STREAM_CREDITS / 2 && !ended {
             let credits = std::mem::take(&mut queue.taken);
             queue.balance.grant(credits);
-            let header = Header::new(Kind::Credit, call.id);
+            let header = Header::new(Kind::Credit, id);
             self.note(header, credits.to_le_bytes().to_vec());
         }
         Some(item)
@@ -508,7 +531,7 @@ impl State {
                         call.end = Some(Ok(payload.to_vec()));
                         self.pending -= 1;
                         self.to_wake.extend(call.waker.take());
-                        if call.upload.is_some() {
+                        if call.upload().is_some() {
                             self.end_upload(id);
                         }
                     } else {
@@ -535,7 +558,7 @@ impl State {
     #[cold]
     fn end_upload(&mut self, id: u64) {
         let call = self.calls.get_mut(id as u32 as usize);
-        let Some(upload) = call.and_then(|call| call.upload.as_deref_mut()) else {
+        let Some(upload) = call.and_then(Slot::upload) else {
             return;
         };
         self.to_wake.extend(upload.waker.take());
@@ -561,7 +584,7 @@ impl State {
             }
             Kind::StreamItem => {
                 let Some(call) = call else { return Ok(()) };
-                if let Some(queue) = &mut call.items {
+                if let Some(queue) = call.items() {
                     if !queue.balance.spend(payload.len() as u64) {
                         let text = "the server sent more of a stream than it has credits for";
                         return Err(self
@@ -579,7 +602,7 @@ impl State {
                 let credits = payload
                     .first_chunk()
                     .map_or(0, |bytes| u32::from_le_bytes(*bytes));
-                if let Some(upload) = call.and_then(|call| call.upload.as_deref_mut()) {
+                if let Some(upload) = call.and_then(Slot::upload) {
                     upload.balance.grant(credits);
                     self.to_wake.extend(upload.waker.take());
                 }
@@ -606,7 +629,7 @@ impl State {
             call.end = Some(end);
             self.pending -= 1;
             self.to_wake.extend(call.waker.take());
-            if call.upload.is_some() {
+            if call.upload().is_some() {
                 self.end_upload(header.request_id);
             }
         } else {
@@ -659,7 +682,8 @@ impl State {
     /// Takes out a call that has ended and was claimed.
     #[inline]
     pub(super) fn remove(&mut self, key: usize) {
-        if let Some(began) = self.calls.remove(key).began {
+        let rare = self.calls.remove(key).rare;
+        if let Some(began) = rare.and_then(|rare| rare.began) {
             self.latencies.end(began);
         }
         self.call_up_next();
@@ -736,7 +760,7 @@ impl State {
                 call.end = Some(Err(error.into()));
             }
             self.to_wake.extend(call.waker.take());
-            let upload = call.upload.as_mut();
+            let upload = call.upload();
             self.to_wake
                 .extend(upload.and_then(|upload| upload.waker.take()));
         }
