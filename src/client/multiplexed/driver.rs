@@ -1,6 +1,7 @@
 //! The task that receives for a connection.
 
 use super::Core;
+use super::turns::{Turn, Turns};
 use crate::link::{Waited, let_others_run};
 use crate::settings::Spin;
 use crate::waiter::{Slice, Spinner};
@@ -16,6 +17,8 @@ pub(super) struct Driver {
     spinner: Spinner,
     /// Time spent looking since something was found.
     looked: Option<Duration>,
+    /// Where drivers take turns.
+    turn: Option<Turn>,
 }
 
 impl Driver {
@@ -24,7 +27,14 @@ impl Driver {
             core: Arc::downgrade(core),
             spinner: Spinner::new(spin),
             looked: None,
+            turn: Turns::of_this_runtime().map(Turn::new),
         }
+    }
+
+    /// Stands in line, where drivers take turns, after delivering so many replies.
+    fn join_line(&mut self, cx: &Context<'_>, delivered: usize) -> bool {
+        let turn = self.turn.as_mut();
+        turn.is_some_and(|turn| turn.join(cx.waker(), delivered))
     }
 }
 
@@ -52,6 +62,9 @@ impl Future for Driver {
         let Some(core) = this.core.upgrade() else {
             return Poll::Ready(());
         };
+        if this.turn.as_mut().is_some_and(Turn::is_waiting) {
+            return Poll::Pending;
+        }
         loop {
             let mut state = core.lock();
             if !state
@@ -65,7 +78,8 @@ impl Future for Driver {
                 return Poll::Ready(());
             }
             state.publish();
-            if state.receive() > 0 {
+            let received = state.receive();
+            if received > 0 {
                 this.looked = None;
                 let over = state.over;
                 state.driver_running = true;
@@ -74,7 +88,9 @@ impl Future for Driver {
                     return Poll::Ready(());
                 }
                 // Whose replies these are runs before the next look.
-                cx.waker().wake_by_ref();
+                if !this.join_line(cx, received) {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             if state.is_waiting() {
@@ -86,7 +102,9 @@ impl Future for Driver {
                 {
                     Slice::Ready => continue,
                     Slice::Again | Slice::Shared => {
-                        let_others_run(cx);
+                        if !this.join_line(cx, 0) {
+                            let_others_run(cx);
+                        }
                         return Poll::Pending;
                     }
                     Slice::Over => {}
@@ -120,6 +138,9 @@ impl Future for Driver {
                     state.driver_awake = waiting;
                     state.driver_running = false;
                     core.unlock(state);
+                    if let Some(turn) = &mut this.turn {
+                        turn.rest();
+                    }
                     return Poll::Pending;
                 }
             }

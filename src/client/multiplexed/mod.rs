@@ -26,6 +26,7 @@ mod place;
 #[cfg(all(test, shuttle))]
 pub(crate) mod schedules;
 mod state;
+mod turns;
 
 pub use call::Call;
 #[cfg(feature = "serde")]
