@@ -61,6 +61,7 @@ const ROLES: support::Roles = &[
     ("hold", clients::hold),
     ("give up", clients::give_up),
     ("many", clients::many),
+    ("on one thread", clients::on_one_thread),
     ("in flight", clients::in_flight),
     ("deadline", clients::deadline),
     #[cfg(all(target_os = "linux", feature = "spsc_transport"))]

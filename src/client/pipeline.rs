@@ -24,9 +24,9 @@ pub struct CallId(u64);
 /// Keeps several calls in flight on one connection: submit some, take replies, submit more.
 ///
 /// Requests are published together: 16 at a time, and what there is when a reply is waited for, when the
-/// ring is full, or by [`flush`](Self::flush), which who goes from one pipeline to another should call. Replies come in the order in which the server finishes, which for sync
-/// handlers is the order of submission; but one of more than half the ring may be overtaken by
-/// smaller ones. Dropping the pipeline gives up what is still in flight:
+/// ring is full, or by [`flush`](Self::flush), which who goes from one pipeline to another should call.
+/// Replies come in the order in which the server finishes, which for sync handlers is the order of
+/// submission; but one of more than half the ring may be overtaken by smaller ones. Dropping the pipeline gives up what is still in flight:
 /// the server runs it, the replies are ignored.
 ///
 /// ```no_run

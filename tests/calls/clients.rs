@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 /// Small, around half a default ring, and larger than it.
 pub const LENGTHS: [usize; 9] = [0, 1, 64, 1000, 16_000, 32_696, 32_705, 65_600, 200_000];
@@ -191,6 +192,57 @@ fn connect_all(runtime: &Runtime, settings: &Settings, count: usize) -> Vec<Clie
         }
         clients
     })
+}
+
+/// Opens `count` connections on one thread and makes `calls` calls in each of 4 tasks on each of them. In the
+/// middle of it every third connection is given up, and another runtime of the same thread calls.
+pub fn on_one_thread(settings: &Settings, commands: Commands) {
+    let count = settings.number("count").unwrap();
+    let calls = settings.number("calls").unwrap() as u64;
+    let (runtime, another) = (current_thread(), current_thread());
+    let mut tasks = runtime.block_on(calling(settings, count, calls));
+    say("ready");
+    runtime.block_on(async {
+        for place in (0..count).step_by(3).rev() {
+            tasks[place].join_next().await.unwrap().unwrap();
+            tasks.remove(place).abort_all();
+        }
+    });
+    another.block_on(async {
+        for tasks in calling(settings, count, calls / 10).await {
+            tasks.join_all().await;
+        }
+    });
+    runtime.block_on(async {
+        for tasks in tasks {
+            tasks.join_all().await;
+        }
+    });
+    say("done");
+    commands.wait();
+}
+
+/// Tasks that make `calls` calls each, of so many clients.
+async fn calling(settings: &Settings, count: usize, calls: u64) -> Vec<JoinSet<()>> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let client = builder(settings).connect(NAME).await.unwrap();
+        let mut tasks = JoinSet::new();
+        for task in 0..4 {
+            let client = client.clone();
+            // The first ends early: the connection is given up then.
+            let calls = calls / if task == 0 { 4 } else { 1 };
+            tasks.spawn(async move {
+                for n in 0..calls {
+                    let request = pattern(task << 16 | n, 100);
+                    let method = ["echo", "echo_later"][n as usize % 2];
+                    assert!(client.call_bytes(method, &request).await.unwrap() == request);
+                }
+            });
+        }
+        all.push(tasks);
+    }
+    all
 }
 
 /// Each time that it is told to go, tries to connect `count` times, for `time` each, which must not

@@ -88,14 +88,20 @@ fn a_flood_of_slow_calls_keeps_others_waiting_for_few_of_them() {
             .unwrap()
             .unwrap();
     }
-    assert_eq!(other.call_bytes("echo", b"quick").unwrap(), b"quick");
-    let mut meanwhile = 0;
-    while let Some(reply) = flood.try_next(|_, reply| reply.map(drop)).unwrap() {
-        reply.unwrap();
-        meanwhile += 1;
+    // One call would not do: whoever is off its processor for a while sees all that ended meanwhile.
+    let mut waits = Vec::new();
+    while flood.in_flight() > 0 {
+        assert_eq!(other.call_bytes("echo", b"quick").unwrap(), b"quick");
+        let before = flood.in_flight();
+        while let Some(reply) = flood.try_next(|_, reply| reply.map(drop)).unwrap() {
+            reply.unwrap();
+        }
+        waits.push(before - flood.in_flight());
     }
-    // All of them, if the other waits until the flood is over.
-    assert!(meanwhile < 100, "{meanwhile} of {}", CALLS - UNTIL);
+    // A single one, for all of them, if the other waits until the flood is over.
+    waits.sort_unstable();
+    let usual = waits[waits.len() / 2];
+    assert!(usual < 20, "{usual} of {}: {waits:?}", CALLS - UNTIL);
 }
 
 fn a_handler_that_blocks_shows() {

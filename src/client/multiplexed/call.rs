@@ -124,12 +124,7 @@ impl Wait {
     }
 
     /// Looks at the ring in place, for a slice of the spin budget. The lock is free between looks.
-    fn look_for_a_while(
-        &mut self,
-        core: &Core,
-        progress: &mut Progress<'_>,
-        key: usize,
-    ) -> Looked {
+    fn look_for_a_while(&mut self, core: &Core, progress: &mut Progress<'_>, key: usize) -> Looked {
         let Ok(mut spinner) = core.solo.try_lock() else {
             return Looked::InVain;
         };

@@ -47,12 +47,7 @@ impl StreamCall {
     fn poll_with<T>(
         &self,
         cx: &mut Context<'_>,
-        act: impl FnOnce(
-            &mut Progress<'static>,
-            &mut State,
-            usize,
-            &mut Context<'_>,
-        ) -> Poll<Result<T>>,
+        act: impl FnOnce(&mut Progress<'static>, &mut State, usize, &mut Context<'_>) -> Poll<Result<T>>,
     ) -> Poll<Result<T>> {
         let coop = ready!(poll_proceed(cx));
         let mut place = self.lock();
@@ -64,7 +59,9 @@ impl StreamCall {
             Poll::Pending => Poll::Pending,
         };
         let polled = match polled {
-            Poll::Pending => progress.poll_deadline(cx).map(|error| Err(Error::from(error))),
+            Poll::Pending => progress
+                .poll_deadline(cx)
+                .map(|error| Err(Error::from(error))),
             ready => ready,
         };
         if let Poll::Ready(Err(error)) = &polled {

@@ -217,3 +217,162 @@ impl Future for Caller {
         Poll::Pending
     }
 }
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use super::*;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+    use tokio::task::{JoinSet, yield_now};
+
+    /// More than look without turns.
+    const MANY: usize = FEW + 8;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Event {
+        /// A driver looked.
+        Looked(usize),
+        /// A call that it woke ran.
+        Ran(usize),
+    }
+
+    type Events = Arc<Mutex<Vec<Event>>>;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().build().unwrap()
+    }
+
+    /// Does what a driver does that delivers many replies at each look.
+    struct Looker {
+        number: usize,
+        turn: Turn,
+        looks: usize,
+        call: UnboundedSender<()>,
+        events: Events,
+    }
+
+    impl Future for Looker {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            let this = self.get_mut();
+            if this.turn.is_waiting() {
+                return Poll::Pending;
+            }
+            if this.looks == 0 {
+                return Poll::Ready(());
+            }
+            this.looks -= 1;
+            this.events.lock().unwrap().push(Event::Looked(this.number));
+            this.call.send(()).unwrap();
+            if !this.turn.join(cx.waker(), DELIVERED) {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        }
+    }
+
+    /// So many drivers that look so often, and a call of each. To be called in a runtime.
+    fn start(count: usize, looks: usize, events: &Events) -> JoinSet<()> {
+        let mut lookers = JoinSet::new();
+        for number in 0..count {
+            let (call, mut woken) = unbounded_channel();
+            lookers.spawn(Looker {
+                number,
+                turn: Turn::new(Turns::of_this_runtime().unwrap()),
+                looks,
+                call,
+                events: events.clone(),
+            });
+            let events = events.clone();
+            lookers.spawn(async move {
+                while woken.recv().await.is_some() {
+                    events.lock().unwrap().push(Event::Ran(number));
+                }
+            });
+        }
+        lookers
+    }
+
+    /// How many others looked between a driver's look and the run of its call, at most, and how often
+    /// each driver looked: the least and the most. Of the middle of it, when all drivers are there.
+    fn order(events: &[Event]) -> (usize, usize, usize) {
+        let events = &events[events.len() / 4..events.len() / 4 * 3];
+        let mut looks = [0; MANY];
+        let mut others = 0;
+        for (place, event) in events.iter().enumerate() {
+            if let Event::Looked(number) = *event {
+                looks[number] += 1;
+                let later = &events[place + 1..];
+                if let Some(ran) = later.iter().position(|later| *later == Event::Ran(number)) {
+                    let between = later[..ran].iter();
+                    let looked = between.filter(|event| matches!(event, Event::Looked(_)));
+                    others = others.max(looked.count());
+                }
+            }
+        }
+        let (least, most) = (looks.iter().min(), looks.iter().max());
+        (others, *least.unwrap(), *most.unwrap())
+    }
+
+    #[test]
+    fn calls_run_before_the_next_driver_looks_and_everybody_comes_round() {
+        let events = Events::default();
+        runtime().block_on(async { start(MANY, 100, &events).join_all().await });
+        let (others, least, most) = order(&events.lock().unwrap());
+        assert!(others <= 1, "{others} others looked before a call ran");
+        assert!(least > 40 && most - least <= 2, "{least} to {most} looks");
+    }
+
+    #[test]
+    fn few_look_without_turns() {
+        let events = Events::default();
+        runtime().block_on(async {
+            start(FEW, 100, &events).join_all().await;
+            let turns = Turns::of_this_runtime().unwrap();
+            assert!(!turns.lock().has_caller);
+        });
+    }
+
+    #[test]
+    fn who_is_gone_holds_nobody_up_and_nothing_is_left() {
+        runtime().block_on(async {
+            for _ in 0..3 {
+                let events = Events::default();
+                let turns = Turns::of_this_runtime().unwrap();
+                let mut gone = start(2 * MANY, usize::MAX, &events);
+                let stay = start(MANY, 100, &events);
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+                let waiting = turns.lock().waiting.len();
+                assert!(waiting > MANY, "{waiting} stand in line");
+                gone.abort_all();
+                while gone.join_next().await.is_some() {}
+                stay.join_all().await;
+                while turns.lock().parked.is_none() {
+                    yield_now().await;
+                }
+            }
+            // The caller sees that nobody is left.
+            yield_now().await;
+            assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        });
+    }
+
+    #[test]
+    fn runtimes_of_one_thread_do_not_wait_for_each_other() {
+        let events = Events::default();
+        let (one, other) = (runtime(), runtime());
+        // Stands in line, and is not run any more for now.
+        let stopped = one.block_on(async {
+            let lookers = start(MANY, 100, &events);
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            lookers
+        });
+        other.block_on(async { start(MANY, 100, &events).join_all().await });
+        one.block_on(stopped.join_all());
+    }
+}
