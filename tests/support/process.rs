@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub struct Process {
 /// Where a role runs, and what takes its commands.
 #[derive(Debug)]
 enum Runs {
-    InProcess(Child, Mutex<ChildStdin>),
+    InProcess(Mutex<Child>, Mutex<ChildStdin>),
     /// Both are there until this is dropped.
     OnThread(Option<mpsc::Sender<String>>, Option<JoinHandle<()>>),
 }
@@ -124,7 +124,7 @@ impl Process {
             }
         });
         Self {
-            runs: Runs::InProcess(child, commands),
+            runs: Runs::InProcess(child.into(), commands),
             answers: answers.into(),
             role: role.to_owned(),
         }
@@ -132,7 +132,7 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         match &self.runs {
-            Runs::InProcess(child, _) => child.id(),
+            Runs::InProcess(child, _) => child.lock().unwrap().id(),
             Runs::OnThread(..) => std::process::id(),
         }
     }
@@ -141,7 +141,7 @@ impl Process {
     #[track_caller]
     fn child(&mut self) -> &mut Child {
         match &mut self.runs {
-            Runs::InProcess(child, _) => child,
+            Runs::InProcess(child, _) => child.get_mut().unwrap(),
             Runs::OnThread(..) => panic!("{} is no process", self.role),
         }
     }
@@ -150,7 +150,7 @@ impl Process {
     #[track_caller]
     fn child_id(&self) -> u32 {
         match &self.runs {
-            Runs::InProcess(child, _) => child.id(),
+            Runs::InProcess(child, _) => child.lock().unwrap().id(),
             Runs::OnThread(..) => panic!("{} is no process", self.role),
         }
     }
@@ -176,8 +176,22 @@ impl Process {
     pub fn hear(&self) -> String {
         match self.answers.lock().unwrap().recv_timeout(PATIENCE) {
             Ok(line) => line,
-            Err(error) => panic!("{} says nothing: {error}", self.role),
+            Err(error) => panic!("{} says nothing: {error}{}", self.role, self.how_it_ended()),
         }
+    }
+
+    /// With which status the child has ended, if it is a process and has, or is about to.
+    fn how_it_ended(&self) -> String {
+        let Runs::InProcess(child, _) = &self.runs else {
+            return String::new();
+        };
+        for _ in 0..100 {
+            if let Ok(Some(status)) = child.lock().unwrap().try_wait() {
+                return format!(", it has ended ({status})");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        String::new()
     }
 
     /// What the child says within `time`, if anything.
@@ -281,6 +295,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         match &mut self.runs {
             Runs::InProcess(child, _) => {
+                let child = child.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let _ = child.kill();
                 let _ = child.wait();
             }
