@@ -26,8 +26,8 @@ const ROLE: &str = "NEARWIRE_TEST_ROLE";
 const NAME: &str = "NEARWIRE_TEST_NAME";
 const TRANSPORT: &str = "NEARWIRE_TEST_TRANSPORT";
 
-/// Far more than anything takes that is not hung.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything takes that is not hung. (Longer under wine, as in `tests/support`.)
+pub const PATIENCE: Duration = Duration::from_secs(if cfg!(windows) { 90 } else { 30 });
 
 /// What plays a role, given the role and the name to connect to.
 pub type Play = fn(&str, &str);

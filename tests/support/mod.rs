@@ -25,8 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Far more than anything takes that is not hung, on a machine that does other things as well.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+/// Far more than anything takes that is not hung, on a machine that does other things as well. (Under wine each
+/// wake-up goes through several processes, and each of them has to wait for its turn on a busy machine.)
+pub const PATIENCE: Duration = Duration::from_secs(if cfg!(windows) { 120 } else { 40 });
 
 thread_local! {
     /// The roles that the body on this thread starts on threads of this process, instead of in
