@@ -623,10 +623,13 @@ fn an_idle_connection_costs_nothing() {
         }
         assert!(before > Duration::ZERO, "{role}: the system counts no time");
         std::thread::sleep(Duration::from_millis(700));
-        assert_eq!(
-            peer.cpu_time(),
-            before,
-            "{role}: not a nanosecond while idle"
+        let used = peer.cpu_time() - before;
+        // Windows counts in steps (wine of 10 ms), and a thread of the system's own, of which there are some in every
+        // process, may take what is left to the next one.
+        let step = Duration::from_millis(if cfg!(windows) { 16 } else { 0 });
+        assert!(
+            used <= step,
+            "{role}: not a nanosecond while idle, but {used:?}"
         );
     }
 }
