@@ -231,9 +231,10 @@ fn killed_clients_leave_nothing_at_the_server() {
         assert_eq!(neighbour.call_bytes("echo", b"on").unwrap(), b"on");
     }
     // A thread may be at it still: what a client may have left something in is not closed in place.
-    // Fewer: a thread pool may have had something open before that it has closed since.
     eventually("all descriptors are closed", || {
-        server.report()["descriptors"] <= before["descriptors"]
+        let (now, then) = (server.report()["descriptors"], before["descriptors"]);
+        // On Windows a thread pool may have had something open then that it has closed since.
+        now == then || (cfg!(windows) && now < then)
     });
 }
 
