@@ -33,7 +33,8 @@ impl<'a> Call<'a> {
     }
 
     /// Gives the call this much time from now on. When it is over the future gives
-    /// [`Error::DeadlineExceeded`]; the server knows the time left and stops by itself.
+    /// [`Error::DeadlineExceeded`](crate::Error::DeadlineExceeded); the server knows the time left and stops by
+    /// itself.
     pub fn deadline(mut self, time: Duration) -> Self {
         // A time that no clock can express is for ever.
         self.place.progress.deadline = Instant::now().checked_add(time);
