@@ -2,33 +2,33 @@
 //!
 //! A child never outlives its parent: the kernel kills it when the parent dies (also of SIGKILL; where
 //! the kernel does not, the child ends itself), and the guard kills and reaps it when it is dropped.
-//! Parent and child talk over a socket that is the child's standard input (see [`Channel`]).
+//! Parent and child talk over a [`Channel`]: on Unix a socket that is the child's standard input,
+//! on Windows two pipes, its standard input and output.
+//!
+//! What differs from system to system is in `unix` and `windows`, with the same surface.
 
 mod affinity;
-mod channel;
-mod parent_death;
-mod signals;
-mod watch;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 pub use affinity::{Placement, allowed_cpus, cpus_of, run_on, two_cpus};
-pub use channel::Channel;
-pub use parent_death::outlive_parent;
-pub use signals::end_with_children;
+pub use os::{Channel, Descriptor, end_with_children, outlive_parent, raise_descriptor_limit};
 
-use watch::Watch;
+#[cfg(unix)]
+use unix as os;
+#[cfg(windows)]
+use windows as os;
 
 /// The hidden subcommand that [`Child::start`] runs.
 pub const SUBCOMMAND: &str = "__child";
@@ -38,6 +38,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long after a child a signal may come to this process that was sent to both.
 const PATIENCE_WITH_SIGNALS: Duration = Duration::from_secs(1);
+
+/// The longest message of a channel, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// The other process has ended, or closed the channel.
+#[derive(Debug, Clone, Copy)]
+struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the other process died, or has left")
+    }
+}
 
 /// What a child is started with.
 #[derive(Debug, clap::Args)]
@@ -61,7 +74,7 @@ struct Hello {
 /// *thread* that started a child as the parent's death.
 pub struct Child {
     process: std::process::Child,
-    watch: Watch,
+    watch: os::Watch,
     channel: Channel,
     role: String,
     placement: Placement,
@@ -75,38 +88,23 @@ impl Child {
     /// # Errors
     /// If the process cannot be started, or does not report in within 10 s.
     pub fn start(role: &str, cpu: Option<usize>) -> Result<Self> {
-        let (near, far) = UnixStream::pair().context("cannot make a socket pair")?;
         let executable = std::env::current_exe().context("cannot find this executable")?;
         let mut command = Command::new(executable);
-        command
-            .args([SUBCOMMAND, role])
-            .stdin(OwnedFd::from(far))
-            .stdout(Stdio::null());
+        command.args([SUBCOMMAND, role]).stdout(Stdio::null());
         if let Some(cpu) = cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }
-        let process = command
-            .spawn()
-            .with_context(|| format!("cannot start the {role} process"))?;
-        // Closes this process's copy of the far end, so that the child's death is an end-of-file.
-        drop(command);
-        let watch = Watch::new(process.id(), &near)?;
-        let leaving = near.try_clone().context("cannot copy a descriptor")?;
+        let (process, channel, watch) =
+            os::start(command).with_context(|| format!("cannot start the {role} process"))?;
         let mut child = Self {
             process,
             watch,
-            channel: Channel::new(near),
+            channel,
             role: role.to_owned(),
             placement: Placement::default(),
             dismissed: Arc::default(),
         };
-        signals::register(signals::Entry {
-            id: child.id(),
-            process: child.watch.clone(),
-            channel: leaving,
-            tidy: false,
-            dismissed: Arc::clone(&child.dismissed),
-        });
+        os::register(child.id(), &child.watch, &child.channel, &child.dismissed)?;
         child.channel.set_timeout(Some(PATIENCE))?;
         let hello: Hello = child
             .channel
@@ -141,7 +139,7 @@ impl Child {
     /// Asks the child to leave where it would be killed because a signal ends this process: it has
     /// something to tidy up.
     pub fn tidy(self) -> Self {
-        signals::mark_tidy(self.id());
+        os::mark_tidy(self.id());
         self
     }
 
@@ -194,11 +192,11 @@ impl Drop for Child {
         self.dismiss();
         // First of all: if a signal is ending this process, it stops here. Who tidies up must not
         // be killed then because its channel, closed for that, looks like a failure.
-        signals::unregister(self.id());
+        os::unregister(self.id());
         // Both fail only if the child is already reaped.
         let _ = self.process.kill();
         let ended = self.process.wait();
-        if ended.is_ok_and(|status| status.signal().is_some_and(signals::is_ending)) {
+        if ended.is_ok_and(os::was_interrupted) {
             // Ctrl-C, before the child could let it pass. This process was sent it too, and ends
             // of it in a moment, rather than of the child's death.
             std::thread::sleep(PATIENCE_WITH_SIGNALS);
@@ -225,19 +223,6 @@ impl Parent {
     }
 }
 
-/// Raises the number of descriptors that this process, and its children, may have, as far as the
-/// system lets it: each connection takes several.
-pub fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, ?limit, "the limit of descriptors stays");
-    }
-}
-
 /// What a child does until its parent closes the channel.
 pub type Role = fn(Parent) -> Result<()>;
 
@@ -251,17 +236,14 @@ pub fn be_child(
 ) -> Result<()> {
     let role = &arguments.role;
     let play = roles(role).with_context(|| format!("there is no role named {role}"))?;
-    let parent_id = std::os::unix::process::parent_id();
-    // A parent that has died before this has closed the channel before that, and is noticed below.
-    parent_death::die_with_parent()?;
-    signals::leave_to_parent()?;
+    let lifeline = os::Lifeline::to_parent()?;
+    os::leave_to_parent()?;
     let placement = match arguments.cpu {
         Some(cpu) => Placement::pin(cpu),
         None => Placement::current(),
     };
-    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
     let parent = Parent {
-        channel: Channel::new(UnixStream::from(input)),
+        channel: os::parent_channel()?,
     };
     let outcome = parent
         .channel
@@ -270,10 +252,10 @@ pub fn be_child(
         .and_then(|()| play(parent));
     match outcome {
         // It has ended, or is about to, and nobody waits for this process any more.
-        Err(error) if error.is::<channel::Gone>() => Ok(()),
+        Err(error) if error.is::<Gone>() => Ok(()),
         // The parent's end reaches its other children as well: the server that this one cannot find
         // may have left because of it.
-        Err(_) if parent_death::parent_ends(parent_id) => Ok(()),
+        Err(_) if lifeline.is_cut() => Ok(()),
         outcome => outcome,
     }
 }

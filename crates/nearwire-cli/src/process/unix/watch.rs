@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 
 /// A child that runs or has ended. As long as it is not reaped its id means nobody else.
 #[derive(Debug, Clone)]
-pub(super) struct Watch {
+pub(in crate::process) struct Watch {
     /// Linux: the process. Else the channel to it, of which the child has the only other end.
     descriptor: Arc<OwnedFd>,
     #[cfg(not(target_os = "linux"))]
@@ -26,7 +26,7 @@ const ENDED: PollFlags = if cfg!(target_os = "linux") {
 };
 
 impl Watch {
-    pub(super) fn new(id: u32, channel: &UnixStream) -> Result<Self> {
+    pub(in crate::process) fn new(id: u32, channel: &UnixStream) -> Result<Self> {
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| anyhow!("the system gave process id {id}"))?;
         #[cfg(target_os = "linux")]
@@ -50,7 +50,7 @@ impl Watch {
     }
 
     /// Waits for the child's end until `deadline` (`None`: for ever). Returns whether it has ended.
-    pub(super) fn ended(&self, deadline: Option<Instant>) -> bool {
+    pub(in crate::process) fn ended(&self, deadline: Option<Instant>) -> bool {
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let left = left.and_then(|left: Duration| Timespec::try_from(left).ok());
@@ -65,7 +65,7 @@ impl Watch {
     }
 
     /// Fails only if it is dead.
-    pub(super) fn kill(&self) {
+    pub(in crate::process) fn kill(&self) {
         #[cfg(target_os = "linux")]
         let _ = rustix::process::pidfd_send_signal(&*self.descriptor, Signal::KILL);
         #[cfg(not(target_os = "linux"))]

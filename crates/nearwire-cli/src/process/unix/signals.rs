@@ -27,14 +27,14 @@ static CHILDREN: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
 /// A child, as far as its end is concerned.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) id: u32,
-    pub(super) process: Watch,
-    pub(super) channel: UnixStream,
+pub(in crate::process) struct Entry {
+    pub(in crate::process) id: u32,
+    pub(in crate::process) process: Watch,
+    pub(in crate::process) channel: UnixStream,
     /// Leaves by itself when the channel is closed, and has reasons to.
-    pub(super) tidy: bool,
+    pub(in crate::process) tidy: bool,
     /// Set before the child's end is this side's doing.
-    pub(super) dismissed: Arc<AtomicBool>,
+    pub(in crate::process) dismissed: Arc<AtomicBool>,
 }
 
 fn children() -> MutexGuard<'static, Vec<Entry>> {
@@ -42,27 +42,27 @@ fn children() -> MutexGuard<'static, Vec<Entry>> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn register(entry: Entry) {
+pub(in crate::process) fn register(entry: Entry) {
     children().push(entry);
 }
 
-pub(super) fn mark_tidy(id: u32) {
+pub(in crate::process) fn mark_tidy(id: u32) {
     for entry in children().iter_mut().filter(|entry| entry.id == id) {
         entry.tidy = true;
     }
 }
 
-pub(super) fn unregister(id: u32) {
+pub(in crate::process) fn unregister(id: u32) {
     children().retain(|entry| entry.id != id);
 }
 
 /// Whether it is one of the signals that end a command.
-pub(super) fn is_ending(signal: i32) -> bool {
+pub(in crate::process) fn is_ending(signal: i32) -> bool {
     ENDING.contains(&signal)
 }
 
 /// Lets signals that end a command pass: the parent, who gets them too, decides.
-pub(super) fn leave_to_parent() -> Result<()> {
+pub(in crate::process) fn leave_to_parent() -> Result<()> {
     for signal in ENDING {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))
             .context("cannot handle signals")?;

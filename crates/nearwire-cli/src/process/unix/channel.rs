@@ -1,6 +1,5 @@
 //! Messages and descriptors between a parent and its child.
 
-use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,6 +13,11 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::process::{Gone, LONGEST};
+
+/// What travels with a message.
+pub type Descriptor = OwnedFd;
 
 /// The most descriptors one message may carry.
 const MOST_DESCRIPTORS: usize = 8;
@@ -29,19 +33,6 @@ const SEND_FLAGS: SendFlags = SendFlags::empty();
 const RECEIVE_FLAGS: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(not(target_os = "linux"))]
 const RECEIVE_FLAGS: RecvFlags = RecvFlags::empty();
-
-/// The longest message, in bytes.
-const LONGEST: usize = 1 << 20;
-
-/// The other process has ended, or closed the channel.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Gone;
-
-impl fmt::Display for Gone {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the other process died, or has left")
-    }
-}
 
 fn cannot_send(error: io::Error) -> anyhow::Error {
     match error.kind() {
@@ -64,6 +55,11 @@ impl Channel {
         Self { socket }
     }
 
+    /// Another descriptor of the socket.
+    pub(super) fn socket(&self) -> Result<UnixStream> {
+        self.socket.try_clone().context("cannot copy a descriptor")
+    }
+
     /// Sends a message.
     ///
     /// # Errors
@@ -76,7 +72,7 @@ impl Channel {
     ///
     /// # Errors
     /// If the other process is gone, or there are more descriptors.
-    pub fn send_with(&self, message: &impl Serialize, descriptors: &[OwnedFd]) -> Result<()> {
+    pub fn send_with(&self, message: &impl Serialize, descriptors: &[Descriptor]) -> Result<()> {
         if descriptors.len() > MOST_DESCRIPTORS {
             bail!("a message carries at most {MOST_DESCRIPTORS} descriptors");
         }
@@ -113,7 +109,7 @@ impl Channel {
     ///
     /// # Errors
     /// As [`receive`](Self::receive).
-    pub fn receive_with<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>)> {
+    pub fn receive_with<T: DeserializeOwned>(&self) -> Result<(T, Vec<Descriptor>)> {
         self.next()?.context(Gone)
     }
 
@@ -121,7 +117,7 @@ impl Channel {
     ///
     /// # Errors
     /// If a timeout is set and passes, or the message is of another kind.
-    pub fn next<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+    pub fn next<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<Descriptor>)>> {
         let mut length = [0; 4];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
