@@ -1,33 +1,25 @@
 //! The `nearwire` command, as a library: for the command itself, and for the example that measures
 //! a server at scale with the same code.
 
-#[cfg_attr(not(unix), path = "elsewhere.rs")]
-mod unix;
-
-// What is there on Unix only, see above.
-#[cfg(unix)]
-mod baseline;
-#[cfg(unix)]
-mod bench;
-#[cfg(unix)]
-mod demo;
-#[cfg(unix)]
-mod plot;
-#[cfg(unix)]
-mod private;
-#[cfg(unix)]
-mod process;
-
 mod advice;
 mod arguments;
+mod baseline;
+mod bench;
 mod call;
+#[doc(hidden)]
+pub mod comparison;
+mod demo;
 mod doctor;
 mod inspect;
 mod logging;
 mod manual;
 mod measure;
 mod output;
+mod plot;
+mod private;
+mod process;
 mod rates;
+mod roles;
 mod scrape;
 mod serve;
 mod services;
@@ -40,9 +32,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use unix::play_role;
-#[cfg(unix)]
-pub use unix::{comparison, scale};
+pub use roles::play_role;
+
+/// A server and many connections, measured: what `nearwire bench scale` prints.
+pub mod scale {
+    pub use crate::bench::scale::{Figures, Found, Placed, Plan, Point, Report, Shape};
+    pub use crate::measure::{Distance, RatioFigures, Verdict};
+}
 
 /// Calls between processes on one machine, at the speed of shared memory.
 ///
@@ -76,8 +72,8 @@ enum Command {
     Stat(stat::Stat),
     Inspect(inspect::Inspect),
     Top(top::Top),
-    Demo(unix::Demo),
-    Bench(unix::Bench),
+    Demo(demo::Demo),
+    Bench(Box<bench::Bench>),
     Doctor(doctor::Doctor),
     Man(manual::Man),
     Completions(manual::Completions),
@@ -167,6 +163,41 @@ mod tests {
     #[test]
     fn the_command_fits_together() {
         Arguments::command().debug_assert();
+    }
+
+    /// Every line below an "Examples:" is one that this command understands.
+    #[test]
+    fn examples_in_the_help_are_valid() {
+        fn lines(command: &clap::Command, found: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let own = help
+                .lines()
+                .filter_map(|line| line.strip_prefix("  nearwire "));
+            let before = found.len();
+            found.extend(own.map(|line| format!("nearwire {line}")));
+            let leaf = command.get_subcommands().next().is_none();
+            let name = command.get_name();
+            assert!(!leaf || found.len() > before, "{name} has no examples");
+            for inner in command.get_subcommands() {
+                lines(inner, found);
+            }
+        }
+        let command = Arguments::command();
+        let mut found = Vec::new();
+        lines(&command, &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for line in found {
+            for part in line.split(['|', '&', ';']).map(str::trim) {
+                let words = part.split(['#', '<', '>']).next().unwrap_or_default();
+                let words: Vec<&str> = words.split_whitespace().collect();
+                if words.first() != Some(&"nearwire") {
+                    continue;
+                }
+                let parsed = Arguments::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{part}: {}", parsed.unwrap_err());
+            }
+        }
     }
 
     #[test]

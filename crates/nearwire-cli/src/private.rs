@@ -1,7 +1,6 @@
 //! A process that serves one command: nobody else finds its socket, and it goes when the command
 //! does.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,14 +9,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::{Child, Parent, outlive_parent};
 
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
 /// How long the process may take to close its connections.
 pub const GRACE: Duration = Duration::from_secs(2);
+
+#[cfg(unix)]
+pub use unix::Place;
+#[cfg(windows)]
+pub use windows::{Place, pipe_name};
+
+#[cfg(unix)]
+use unix::Left;
+#[cfg(windows)]
+use windows::Left;
 
 /// What the process says when it serves.
 #[derive(Serialize, Deserialize)]
 struct Serving {
     path: String,
-    directory: PathBuf,
 }
 
 /// A child process that serves under a path of its own.
@@ -25,18 +38,7 @@ struct Serving {
 pub struct PrivateServer {
     child: Child,
     serving_at: String,
-    _directory: Directory,
-}
-
-/// The server removes it itself; this is for a server that was killed.
-#[derive(Debug)]
-struct Directory(PathBuf);
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // It is gone already, or somebody else's business by now.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    _left: Left,
 }
 
 impl PrivateServer {
@@ -54,8 +56,8 @@ impl PrivateServer {
             .with_context(|| format!("the {role} process does not serve"))?;
         Ok(Self {
             child,
+            _left: Left::at(&serving.path),
             serving_at: serving.path,
-            _directory: Directory(serving.directory),
         })
     }
 
@@ -92,15 +94,10 @@ pub fn serve<S: DeserializeOwned, T>(
     // remove the directory.
     outlive_parent()?;
     let settings = parent.channel().receive()?;
-    let directory = private_directory()?;
-    let path = directory.path().join("server.sock");
-    let path = path
-        .to_str()
-        .context("the temporary directory's path is not UTF-8: set TMPDIR to one whose path is")?;
-    let server = start(settings, path)?;
+    let place = Place::new()?;
+    let server = start(settings, place.path())?;
     parent.channel().send(&Serving {
-        path: path.to_owned(),
-        directory: directory.path().to_owned(),
+        path: place.path().to_owned(),
     })?;
     // Nothing else is ever said.
     while parent.channel().next::<()>()?.is_some() {}
@@ -109,18 +106,8 @@ pub fn serve<S: DeserializeOwned, T>(
         std::thread::sleep(2 * GRACE);
         std::process::exit(1);
     });
-    // The socket is in it; nobody is to find it any more.
-    let removed = directory.close();
+    // Nobody is to find it any more.
+    let removed = place.remove();
     stop(server);
-    removed.context("cannot remove the socket's directory")
-}
-
-fn private_directory() -> Result<tempfile::TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("nearwire-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    builder
-        .tempdir()
-        .context("cannot make a temporary directory")
+    removed
 }

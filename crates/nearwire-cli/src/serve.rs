@@ -11,14 +11,11 @@ use nearwire::{Exporter, HugePages, Limits, Memory, Pin, Server, ServerBuilder, 
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{self, Transports};
-#[cfg(unix)]
 use crate::private::{self, PrivateServer};
-#[cfg(unix)]
 use crate::process::{Parent, raise_descriptor_limit};
 use crate::{scrape, services};
 
 /// The role of a server process that serves one command, see [`start_privately`].
-#[cfg(unix)]
 pub const PRIVATE_SERVER_ROLE: &str = "server";
 
 /// Serve the built-in services under a name, until Ctrl-C or SIGTERM.
@@ -200,7 +197,6 @@ impl Serve {
     /// # Errors
     /// If the name cannot be had, or the system refuses what a server needs.
     pub fn run(&self) -> Result<()> {
-        #[cfg(unix)]
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -286,7 +282,6 @@ impl Interrupts {
 ///
 /// # Errors
 /// If it cannot be started, or cannot serve.
-#[cfg(unix)]
 pub fn start_privately(settings: &Settings, cpu: Option<usize>) -> Result<PrivateServer> {
     PrivateServer::start(PRIVATE_SERVER_ROLE, settings, cpu)
 }
@@ -295,7 +290,6 @@ pub fn start_privately(settings: &Settings, cpu: Option<usize>) -> Result<Privat
 ///
 /// # Errors
 /// If it cannot serve.
-#[cfg(unix)]
 pub fn serve_privately(parent: Parent) -> Result<()> {
     let bind = |settings: Settings, path: &str| {
         Ok(services::add_immediate(settings.builder()).bind(path)?)

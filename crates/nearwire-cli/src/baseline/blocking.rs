@@ -1,38 +1,37 @@
-//! One call at a time over a blocking Unix stream socket.
+//! One call at a time over a blocking socket.
 //!
 //! A small frame takes one write and one read on either side.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, bail};
 
+use super::socket::{self, Stream};
 use super::{HEADER, header, payload_length};
 use crate::process::{Child, Parent};
 
 /// The role of the echo server.
-pub const ECHO_ROLE: &str = "unix-echo";
+pub const ECHO_ROLE: &str = "socket-echo";
 
 /// Bytes that a reader asks for at least.
 const CHUNK: usize = 64 << 10;
 
 /// An echo server in a child process, and a connection to it.
-pub struct UnixEcho {
-    client: UnixClient,
+pub struct SocketEcho {
+    client: SocketClient,
     server: Child,
 }
 
-impl UnixEcho {
+impl SocketEcho {
     /// Starts the server, on one CPU if `cpu` says so, and connects.
     ///
     /// # Errors
     /// If the process cannot be started.
     pub fn start(cpu: Option<usize>) -> Result<Self> {
         let server = Child::start(ECHO_ROLE, cpu)?;
-        let (near, far) = UnixStream::pair().context("cannot make a socket pair")?;
-        server.channel().send_with(&(), &[far.into()])?;
+        let end = socket::pair(&server)?;
         Ok(Self {
-            client: UnixClient::new(near),
+            client: SocketClient::new(socket::open(end)?),
             server,
         })
     }
@@ -58,7 +57,7 @@ impl UnixEcho {
 pub fn serve_echo(parent: Parent) -> Result<()> {
     while let Some(((), descriptors)) = parent.channel().next()? {
         for descriptor in descriptors {
-            echo(UnixStream::from(descriptor))?;
+            echo(socket::accept(descriptor)?)?;
         }
     }
     Ok(())
@@ -68,7 +67,7 @@ pub fn serve_echo(parent: Parent) -> Result<()> {
 ///
 /// # Errors
 /// If the connection breaks or a frame is too long.
-pub fn echo(mut stream: UnixStream) -> Result<()> {
+pub fn echo(mut stream: impl Read + Write) -> Result<()> {
     let mut reader = FrameReader::default();
     while let Some(frame) = reader.read(&mut stream)? {
         stream.write_all(frame)?;
@@ -77,14 +76,14 @@ pub fn echo(mut stream: UnixStream) -> Result<()> {
 }
 
 /// The calling end of a connection.
-pub struct UnixClient {
-    stream: UnixStream,
+pub struct SocketClient {
+    stream: Stream,
     reader: FrameReader,
 }
 
-impl UnixClient {
+impl SocketClient {
     /// Calls over `stream`.
-    pub fn new(stream: UnixStream) -> Self {
+    pub fn new(stream: Stream) -> Self {
         Self {
             stream,
             reader: FrameReader::default(),
@@ -255,9 +254,9 @@ mod tests {
 
     #[test]
     fn echoes_come_back_whole() {
-        let (near, far) = UnixStream::pair().unwrap();
-        let server = std::thread::spawn(move || echo(far));
-        let mut client = UnixClient::new(near);
+        let (near, far) = socket::ends().unwrap();
+        let server = std::thread::spawn(move || echo(socket::accept(far)?));
+        let mut client = SocketClient::new(socket::open(near).unwrap());
         for size in [0, 1, 64, CHUNK, 1 << 20] {
             client.round_trip(&vec![size as u8; size]).unwrap();
         }

@@ -1,21 +1,22 @@
-//! Many calls in flight over a Tokio Unix stream, frames coalesced by hand.
+//! Many calls in flight over a socket on Tokio, frames coalesced by hand.
 //!
 //! The client writes as many frames at a time as its window has room for; the server reads large
 //! chunks and answers all frames of a chunk with one write. That is what a careful author gets
 //! out of a socket, not what a library on top of one gives.
 
 use std::io;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::runtime::{Builder, Runtime};
 
+use super::socket::{self, AsyncStream};
 use super::{HEADER, header, payload_length};
 use crate::process::{Child, Parent};
 
 /// The role of the echo server.
-pub const COALESCED_ROLE: &str = "unix-coalesced-echo";
+pub const COALESCED_ROLE: &str = "coalesced-echo";
 
 /// Bytes that either side reads at a time, at most.
 const CHUNK: usize = 64 << 10;
@@ -39,11 +40,10 @@ impl CoalescedEcho {
     pub fn start(cpu: Option<usize>, size: usize, window: usize) -> Result<Self> {
         let server = Child::start(COALESCED_ROLE, cpu)?;
         let runtime = runtime()?;
-        let (near, far) = std::os::unix::net::UnixStream::pair()?;
-        server.channel().send_with(&(), &[far.into()])?;
+        let end = socket::pair(&server)?;
         let client = {
             let _context = runtime.enter();
-            Client::new(stream(near)?, size, window)?
+            Client::new(Arc::new(socket::open_async(end)?), size, window)?
         };
         Ok(Self {
             runtime,
@@ -78,14 +78,9 @@ fn runtime() -> Result<Runtime> {
     Ok(Builder::new_current_thread().enable_io().build()?)
 }
 
-fn stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream> {
-    stream.set_nonblocking(true)?;
-    Ok(UnixStream::from_std(stream)?)
-}
-
 /// The calling side. Every payload begins with its call's number; the rest is the same for all.
 pub struct Client {
-    stream: UnixStream,
+    stream: Arc<AsyncStream>,
     window: u64,
     /// A whole frame, but for the number.
     template: Vec<u8>,
@@ -103,7 +98,7 @@ impl Client {
     ///
     /// # Errors
     /// If the window is empty, or the size below 8.
-    pub fn new(stream: UnixStream, size: usize, window: usize) -> Result<Self> {
+    pub fn new(stream: Arc<AsyncStream>, size: usize, window: usize) -> Result<Self> {
         if size < NUMBER {
             bail!("a payload takes at least {NUMBER} bytes: it is numbered");
         }
@@ -224,19 +219,19 @@ pub fn serve_coalesced(parent: Parent) -> Result<()> {
     let runtime = runtime()?;
     while let Some(((), descriptors)) = parent.channel().next()? {
         for descriptor in descriptors {
-            runtime.block_on(async { echo(stream(descriptor.into())?).await })?;
+            runtime.block_on(async { echo(socket::accept_async(descriptor).await?).await })?;
         }
     }
     Ok(())
 }
 
 /// Answers all whole frames of each chunk with one write, until the other side closes.
-pub(super) async fn echo(mut stream: UnixStream) -> Result<()> {
+pub(super) async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
     let mut input = Vec::with_capacity(CHUNK);
     let mut output = Vec::with_capacity(CHUNK);
     loop {
         input.reserve(CHUNK);
-        if stream.read_buf(&mut input).await? == 0 {
+        if socket::end_of_broken(stream.read_buf(&mut input).await)? == 0 {
             if input.is_empty() {
                 return Ok(());
             }
@@ -263,13 +258,14 @@ mod tests {
     use super::*;
 
     fn pair(size: usize, window: usize) -> (Runtime, Client, std::thread::JoinHandle<Result<()>>) {
-        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        let server =
-            std::thread::spawn(move || runtime()?.block_on(async { echo(stream(far)?).await }));
+        let (near, far) = socket::ends().unwrap();
+        let server = std::thread::spawn(move || {
+            runtime()?.block_on(async { echo(socket::accept_async(far).await?).await })
+        });
         let runtime = runtime().unwrap();
         let client = {
             let _context = runtime.enter();
-            Client::new(stream(near).unwrap(), size, window).unwrap()
+            Client::new(Arc::new(socket::open_async(near).unwrap()), size, window).unwrap()
         };
         (runtime, client, server)
     }
@@ -290,19 +286,20 @@ mod tests {
 
     #[test]
     fn a_wrong_reply_is_noticed() {
-        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (near, far) = socket::ends().unwrap();
         let server = std::thread::spawn(move || {
             use std::io::{Read, Write};
+            let mut far = socket::accept(far).unwrap();
             let mut frame = [0; HEADER + 64];
-            (&far).read_exact(&mut frame).unwrap();
+            far.read_exact(&mut frame).unwrap();
             frame[HEADER + 63] ^= 1;
-            (&far).write_all(&frame).unwrap();
+            far.write_all(&frame).unwrap();
             far
         });
         let runtime = runtime().unwrap();
         let mut client = {
             let _context = runtime.enter();
-            Client::new(stream(near).unwrap(), 64, 1).unwrap()
+            Client::new(Arc::new(socket::open_async(near).unwrap()), 64, 1).unwrap()
         };
         let result = runtime.block_on(async {
             client.calls(1).await?;

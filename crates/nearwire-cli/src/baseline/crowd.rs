@@ -1,16 +1,16 @@
-//! A Tokio Unix socket server for many connections at a time, frames coalesced by hand.
+//! A server on Tokio for many connections at a time, frames coalesced by hand.
 
-use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::coalesced::echo;
+use super::socket::Listener;
 use crate::private;
 use crate::process::Parent;
 
 /// The role of the server's process; a [`PrivateServer`](crate::private::PrivateServer) that echoes.
-pub const CROWD_ROLE: &str = "unix-crowd-echo";
+pub const CROWD_ROLE: &str = "crowd-echo";
 
 /// The role of the server: one thread for all connections, as one worker of Nearwire's is.
 ///
@@ -22,25 +22,23 @@ pub fn serve_crowd(parent: Parent) -> Result<()> {
 }
 
 fn start((): (), path: &str) -> Result<()> {
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot serve at {path}"))?;
-    listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let listener = {
         let _context = runtime.enter();
-        tokio::net::UnixListener::from_std(listener)?
+        Listener::bind(path)?
     };
     std::thread::Builder::new()
-        .name("unix-crowd".into())
+        .name("crowd".into())
         .spawn(move || runtime.block_on(accept(listener)))?;
     Ok(())
 }
 
-async fn accept(listener: tokio::net::UnixListener) {
+async fn accept(mut listener: Listener) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 tokio::spawn(async move {
                     if let Err(error) = echo(stream).await {
                         tracing::debug!(%error, "a connection ended");

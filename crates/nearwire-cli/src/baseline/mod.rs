@@ -1,4 +1,5 @@
-//! What Nearwire is compared with: a plain Unix stream socket, used as well as it can be.
+//! What Nearwire is compared with: a plain Unix stream socket (Windows: a named pipe), used as well
+//! as it can be.
 //!
 //! Server and client are separate processes. Both baselines speak the same frames, a 4-byte
 //! little-endian length and the payload, and the server echoes them; every reply is compared with
@@ -6,11 +7,13 @@
 //!
 //! - [`blocking`]: one call at a time with blocking reads and writes, any size;
 //! - [`coalesced`]: many calls in flight on Tokio, as many frames per system call as there are;
-//! - [`crowd`]: the same server for many connections at a time.
+//! - [`crowd`]: the same server for many connections at a time;
+//! - [`socket`]: the connection itself.
 
 pub mod blocking;
 pub mod coalesced;
 pub mod crowd;
+pub mod socket;
 
 use anyhow::{Result, bail};
 

@@ -40,7 +40,7 @@ pub struct CallOptions {
 pub enum Transport {
     /// Shared memory.
     Nearwire,
-    /// A plain Unix stream socket.
+    /// A plain Unix stream socket; on Windows a plain named pipe.
     Unix,
 }
 
@@ -51,7 +51,7 @@ pub enum Over {
     Nearwire,
     /// Nearwire, by its socket.
     Socket,
-    /// A plain Unix stream socket.
+    /// A plain Unix stream socket; on Windows a plain named pipe.
     Unix,
 }
 
@@ -106,8 +106,8 @@ impl CallOptions {
         WAYS.into_iter().filter(wanted).collect()
     }
 
-    /// Whether to call over a Unix socket.
-    pub fn unix(&self) -> bool {
+    /// Whether to call over a plain socket.
+    pub fn plain_socket(&self) -> bool {
         self.transport.contains(&Over::Unix)
     }
 

@@ -11,7 +11,7 @@ use nearwire_floor::ring::tail::Tail;
 #[cfg(target_os = "linux")]
 use nearwire_floor::sleeping::{Edge, Eventfd, Futex, ShutDown, Socket};
 
-use crate::baseline::blocking::UnixEcho;
+use crate::baseline::blocking::SocketEcho;
 use crate::baseline::coalesced::CoalescedEcho;
 use crate::measure::{
     Budget, Contender, Measured, Options, Probe, Ratio, Report, Section, Series, alternate,
@@ -82,7 +82,7 @@ impl Floor {
             "This side: {near_placement}. The other side: {}.",
             far.placement()
         ));
-        let mut echo = UnixEcho::start(there)?;
+        let mut echo = SocketEcho::start(there)?;
         let mut coalesced = CoalescedEcho::start(there, SMALL, WINDOW)?;
         report.settings.push(format!(
             "The socket servers: {}; {}.",
@@ -251,7 +251,7 @@ fn sleeping_round_trips(
     contenders
 }
 
-fn blocking_socket(echo: &mut UnixEcho, budget: Budget) -> Vec<Contender<'_>> {
+fn blocking_socket(echo: &mut SocketEcho, budget: Budget) -> Vec<Contender<'_>> {
     let echo = std::rc::Rc::new(std::cell::RefCell::new(echo));
     [("64 B", 64), ("1 KiB", 1 << 10), ("64 KiB", 64 << 10)]
         .into_iter()

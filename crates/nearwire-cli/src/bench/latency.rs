@@ -13,7 +13,8 @@ use tokio::runtime::Runtime;
 use super::calls::{CallOptions, Server, WAYS, check, contender, ratio};
 use super::floor::NearSide;
 use crate::arguments::human_size;
-use crate::baseline::blocking::UnixEcho;
+use crate::baseline::blocking::SocketEcho;
+use crate::baseline::socket;
 use crate::measure::{
     Budget, Contender, Measured, Payload, Probe, Ratio, Report, Section, Series, alternate,
     latency, latency_async,
@@ -23,7 +24,8 @@ use crate::process::{Placement, end_with_children};
 /// One run takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(200);
 
-/// How long a call takes, over Nearwire and over a blocking Unix socket, in turn.
+/// How long a call takes, over Nearwire and over a blocking Unix socket (Windows: a
+/// named pipe), in turn.
 ///
 /// Server and client are processes of their own. Every reply is compared with its request.
 #[derive(Debug, clap::Args)]
@@ -72,7 +74,7 @@ impl Latency {
         }
         let near_placement = here.map_or_else(Placement::current, Placement::pin);
         let far = NearSide::start(there)?;
-        let echo = UnixEcho::start(there)?;
+        let echo = SocketEcho::start(there)?;
         report.settings.push(format!(
             "The client: {near_placement}. The socket's server: {}.",
             echo.server().placement()
@@ -111,7 +113,7 @@ impl Latency {
         &self,
         server: &Server,
         far: &'a NearSide,
-        echo: &'a RefCell<UnixEcho>,
+        echo: &'a RefCell<SocketEcho>,
         budget: Budget,
     ) -> Result<Vec<Contender<'a>>> {
         let mut contest = vec![Contender::spinning(PING_PONG, move || {
@@ -132,9 +134,9 @@ impl Latency {
                     contest.push(contender(&name(ASYNC), spins, run));
                 }
             }
-            if self.calls.unix() {
-                let run = unix(echo, size, budget);
-                contest.push(Contender::other(&name(size, UNIX), run));
+            if self.calls.plain_socket() {
+                let run = over_socket(echo, size, budget);
+                contest.push(Contender::other(&name(size, SOCKET), run));
             }
         }
         Ok(contest)
@@ -148,7 +150,7 @@ impl Latency {
                 .flat_map(|client| WAYS.map(|way| (client, way)))
             {
                 let name = format!("{}{}", name(size, client), way.suffix);
-                ratios.extend(ratio(series, &self::name(size, UNIX), &name));
+                ratios.extend(ratio(series, &self::name(size, SOCKET), &name));
                 if way == WAYS[0] {
                     ratios.extend(ratio(series, &name, PING_PONG));
                 }
@@ -162,7 +164,7 @@ impl Latency {
 const PING_PONG: &str = "cache-line ping-pong";
 const BLOCKING: &str = "Nearwire blocking";
 const ASYNC: &str = "Nearwire async";
-const UNIX: &str = "Unix socket";
+const SOCKET: &str = socket::NAME;
 
 fn name(size: usize, way: &str) -> String {
     format!("{}: {way}", human_size(size))
@@ -203,7 +205,11 @@ pub(super) fn asynchronous(
     })
 }
 
-fn unix(echo: &RefCell<UnixEcho>, size: usize, budget: Budget) -> impl FnMut() -> Result<Measured> {
+fn over_socket(
+    echo: &RefCell<SocketEcho>,
+    size: usize,
+    budget: Budget,
+) -> impl FnMut() -> Result<Measured> {
     let mut payload = Payload::new(size);
     move || {
         let mut echo = echo.borrow_mut();

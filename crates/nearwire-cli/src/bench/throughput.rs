@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use super::calls::{CallOptions, Server, WAYS, check, contender, ratio};
 use crate::arguments::human_size;
 use crate::baseline::coalesced::CoalescedEcho;
+use crate::baseline::socket;
 use crate::measure::{
     Budget, Contender, Measured, Meter, Payload, Probe, Ratio, Report, Section, Series, alternate,
     throughput,
@@ -24,7 +25,8 @@ const USUAL: Duration = Duration::from_millis(200);
 const COUNTED_TOGETHER: u64 = 8;
 
 /// How many calls fit into a second with a window of calls in flight on one connection, over
-/// Nearwire and over a Tokio Unix socket with frames coalesced by hand, in turn.
+/// Nearwire and over a Unix socket (Windows: a named pipe) on Tokio with frames coalesced by hand, in
+/// turn.
 ///
 /// Server and client are processes of their own. Every reply is compared with its request.
 #[derive(Debug, clap::Args)]
@@ -115,10 +117,10 @@ impl Throughput {
                     contest.push(contender(&name(TASKS), spins, run));
                 }
             }
-            if self.calls.unix() {
+            if self.calls.plain_socket() {
                 let echo = CoalescedEcho::start(there, size, window)?;
                 contest.push(Contender::other(
-                    &name(size, UNIX),
+                    &name(size, &socket_name()),
                     coalesced(echo, size, budget),
                 ));
             }
@@ -132,7 +134,7 @@ impl Throughput {
             for client in [PIPELINE, TASKS] {
                 for way in WAYS {
                     let name = format!("{}{}", name(size, client), way.suffix);
-                    ratios.extend(ratio(series, &name, &self::name(size, UNIX)));
+                    ratios.extend(ratio(series, &name, &self::name(size, &socket_name())));
                 }
             }
         }
@@ -143,7 +145,9 @@ impl Throughput {
 /// Names of the contenders.
 const PIPELINE: &str = "Nearwire pipeline";
 const TASKS: &str = "Nearwire async tasks";
-const UNIX: &str = "Tokio Unix socket, coalesced";
+fn socket_name() -> String {
+    format!("Tokio {}, coalesced", socket::NAME)
+}
 
 fn name(size: usize, way: &str) -> String {
     format!("{}: {way}", human_size(size))

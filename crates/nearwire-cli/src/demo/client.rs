@@ -2,25 +2,22 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
 use nearwire::{BlockingClient, Method, Status};
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::figures::RoundTrips;
 use super::in_use::{self, Connection};
 use super::walk;
-use crate::baseline::blocking::UnixClient;
+use crate::baseline::blocking::SocketClient;
+use crate::baseline::socket;
 use crate::measure::{Budget, Latency, latency};
-use crate::process::{Child, Parent};
+use crate::process::{Child, Descriptor, Parent};
 
 /// The role of a client process.
 pub const DEMO_CLIENT_ROLE: &str = "demo-client";
@@ -96,23 +93,22 @@ impl Client {
         self.process.finish()
     }
 
-    /// Times round trips of some sizes over Nearwire and over a Unix socket, in turn.
+    /// Times round trips of some sizes over Nearwire and over a socket, in turn.
     pub(super) fn round_trips(
         &self,
-        unix_server: &Child,
+        socket_server: &Child,
         sizes: &[usize],
         rounds: u32,
         budget: Budget,
         progress: &ProgressBar,
     ) -> Result<Vec<RoundTrips>> {
-        let (near, far) = UnixStream::pair().context("cannot make a socket pair")?;
-        unix_server.channel().send_with(&(), &[far.into()])?;
+        let end = socket::pair(socket_server)?;
         let task = Task::RoundTrips {
             sizes: sizes.to_vec(),
             rounds,
             budget,
         };
-        self.process.channel().send_with(&task, &[near.into()])?;
+        self.process.channel().send_with(&task, &[end])?;
         progress.set_length(2 * sizes.len() as u64 * u64::from(rounds));
         loop {
             match self.answer()? {
@@ -169,12 +165,12 @@ pub fn be_client(parent: Parent) -> Result<()> {
                 rounds,
                 budget,
             } => {
-                let [socket]: [OwnedFd; 1] = descriptors
+                let [end]: [Descriptor; 1] = descriptors
                     .try_into()
                     .map_err(|_| anyhow::anyhow!("a socket should have come along"))?;
                 let mut contest = Contest {
                     client: &mut client,
-                    unix: UnixClient::new(socket.into()),
+                    socket: SocketClient::new(socket::open(end)?),
                     parent: &parent,
                     budget,
                 };
@@ -191,7 +187,7 @@ pub fn be_client(parent: Parent) -> Result<()> {
 /// Two ways to call, in turn.
 struct Contest<'a> {
     client: &'a mut BlockingClient,
-    unix: UnixClient,
+    socket: SocketClient,
     parent: &'a Parent,
     budget: Budget,
 }
@@ -204,7 +200,7 @@ impl Contest<'_> {
             for of_size in &mut all {
                 let payload: Vec<u8> = (0..of_size.bytes).map(|at| (at * 7) as u8).collect();
                 of_size.nearwire.push(self.nearwire(echo, &payload)?);
-                of_size.unix_socket.push(self.unix(&payload)?);
+                of_size.unix_socket.push(self.socket(&payload)?);
             }
         }
         Ok(all)
@@ -221,8 +217,8 @@ impl Contest<'_> {
         Ok(measured)
     }
 
-    fn unix(&mut self, payload: &[u8]) -> Result<Latency> {
-        let measured = latency(self.budget, || self.unix.round_trip(payload))?;
+    fn socket(&mut self, payload: &[u8]) -> Result<Latency> {
+        let measured = latency(self.budget, || self.socket.round_trip(payload))?;
         self.parent.channel().send(&Answer::Run)?;
         Ok(measured)
     }
@@ -290,12 +286,9 @@ fn check_files(client: &mut BlockingClient, paths: Vec<OsString>) -> Result<Chec
 /// Reads a file whole; returns its length, which is above `limit` if it was not read to its end.
 fn read(path: &Path, limit: u64, content: &mut Vec<u8>) -> io::Result<u64> {
     content.clear();
-    // What was a file when it was found may be a pipe by now, or a link to one.
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags.bits() as i32)
-        .open(path)?;
+    let mut options = File::options();
+    only_files(options.read(true));
+    let file = options.open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("no regular file any more"));
@@ -306,4 +299,22 @@ fn read(path: &Path, limit: u64, content: &mut Vec<u8>) -> io::Result<u64> {
     content.reserve_exact(metadata.len() as usize + 1);
     file.take(limit.saturating_add(1)).read_to_end(content)?;
     Ok(content.len() as u64)
+}
+
+/// What was a file when it was found may be a pipe by now, or a link to one: neither waits for who
+/// writes to a pipe, nor follows a link.
+#[cfg(unix)]
+fn only_files(options: &mut OpenOptions) {
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    options.custom_flags(flags.bits() as i32);
+}
+
+/// What was a file when it was found may be a link by now: opens that itself, which is no file.
+#[cfg(windows)]
+fn only_files(options: &mut OpenOptions) {
+    use std::os::windows::fs::OpenOptionsExt;
+    const FILE_FLAG_OPEN_REPARSE_POINT: u32 = 0x20_0000;
+    options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT);
 }

@@ -1,7 +1,7 @@
 //! `nearwire demo`: real processes, real calls, real data, and what they cost, in half a minute.
 //!
-//! The command itself only directs: a server process, an echo server on a plain Unix socket, and
-//! client processes, which do all the calling and all the measuring.
+//! The command itself only directs: a server process, an echo server on a plain Unix socket
+//! (Windows: a named pipe), and client processes, which do all the calling and all the measuring.
 
 mod client;
 mod figures;
@@ -88,7 +88,7 @@ impl Demo {
             },
             None,
         )?;
-        let unix_server = Child::start(ECHO_ROLE, None)?;
+        let socket_server = Child::start(ECHO_ROLE, None)?;
         let clients = (0..self.clients)
             .map(|_| Client::start(server.name()))
             .collect::<Result<Vec<_>>>()?;
@@ -101,7 +101,7 @@ impl Demo {
         eprintln!("measuring: round trips …");
         let progress = bar("round trips  {bar:30} {pos}/{len}");
         let round_trips =
-            clients[0].round_trips(&unix_server, &SIZES, rounds, budget, &progress)?;
+            clients[0].round_trips(&socket_server, &SIZES, rounds, budget, &progress)?;
         let in_use = in_use::find_out(&clients[0], &server)?;
 
         let tree = walk::walk(&self.dir, largest);
@@ -112,13 +112,13 @@ impl Demo {
 
         let processes = report::Processes {
             server: server.process().id(),
-            unix_server: unix_server.id(),
+            unix_server: socket_server.id(),
             clients: clients.iter().map(Client::id).collect(),
         };
         for client in clients {
             client.finish()?;
         }
-        unix_server.finish()?;
+        socket_server.finish()?;
         server.finish()?;
         Ok(Report {
             machine,

@@ -9,6 +9,7 @@ use super::files::Outcome;
 use super::in_use::InUse;
 use super::walk::Flawed;
 use crate::arguments::human_size;
+use crate::baseline::socket;
 use crate::measure::{Machine, RatioFigures, Unit, human, plain_table, right_align};
 
 /// Paths of one kind that are printed at most; the JSON has all of them.
@@ -73,10 +74,11 @@ impl Report {
         writeln!(text, "{}", self.machine)?;
         writeln!(
             text,
-            "Server process {}, {} client processes, and process {} on a Unix socket to compare with.",
+            "Server process {}, {} client processes, and process {} on a {} to compare with.",
             self.processes.server,
             self.processes.clients.len(),
-            self.processes.unix_server
+            self.processes.unix_server,
+            socket::NAME
         )?;
         writeln!(
             text,
@@ -99,7 +101,7 @@ impl Report {
         for of_size in &self.round_trips {
             let ways = [
                 ("Nearwire", &of_size.nearwire),
-                ("Unix socket", &of_size.unix_socket),
+                (socket::NAME, &of_size.unix_socket),
             ];
             for (number, (way, summary)) in ways.into_iter().enumerate() {
                 let time = |nanoseconds| human(nanoseconds, Unit::Nanoseconds);

@@ -91,6 +91,7 @@ mod tests {
 
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn only_regular_files_are_found_and_links_are_not_followed() {
         let root = tempfile::tempdir().unwrap();
@@ -115,6 +116,7 @@ mod tests {
         assert_eq!(tree.unreadable, []);
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_root_that_is_a_link_is_followed() {
         let root = tempfile::tempdir().unwrap();

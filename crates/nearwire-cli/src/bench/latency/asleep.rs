@@ -6,8 +6,8 @@ use anyhow::Result;
 use nearwire::{BlockingClient, Spin};
 use nearwire_floor::sleeping::{Edge, Futex, ShutDown};
 
-use super::{BLOCKING, UNIX, blocking, unix};
-use crate::baseline::blocking::UnixEcho;
+use super::{BLOCKING, SOCKET, blocking, over_socket};
+use crate::baseline::blocking::SocketEcho;
 use crate::bench::calls::ratio;
 use crate::bench::floor::NearSide;
 use crate::measure::{Budget, Contender, Probe, Ratio, Series, alternate};
@@ -32,7 +32,7 @@ pub(super) fn measure(
         ..Settings::default()
     };
     let server = start_privately(&settings, Some(second))?;
-    let echo = RefCell::new(UnixEcho::start(Some(second))?);
+    let echo = RefCell::new(SocketEcho::start(Some(second))?);
     let mut contest = Vec::new();
     for (place, here) in PLACES.into_iter().zip([first, second]) {
         let name = |way| format!("{place}: {way}");
@@ -46,9 +46,9 @@ pub(super) fn measure(
         let mut nearwire = blocking(client, ASLEEP_SIZE, budget)?;
         let nearwire = move || run_on(here, &mut nearwire);
         contest.push(Contender::other(&name(BLOCKING), nearwire));
-        let mut unix = unix(&echo, ASLEEP_SIZE, budget);
-        contest.push(Contender::other(&name(UNIX), move || {
-            run_on(here, &mut unix)
+        let mut socket = over_socket(&echo, ASLEEP_SIZE, budget);
+        contest.push(Contender::other(&name(SOCKET), move || {
+            run_on(here, &mut socket)
         }));
     }
     let series = alternate(rounds, contest, probe)?;
@@ -70,7 +70,7 @@ pub(super) fn ratios(series: &[Series]) -> Vec<Ratio> {
         let name = |way| format!("{place}: {way}");
         ratios.extend(ratio(series, &name(BELL), &name(FUTEX)));
         ratios.extend(ratio(series, &name(BLOCKING), &name(FUTEX)));
-        ratios.extend(ratio(series, &name(UNIX), &name(BLOCKING)));
+        ratios.extend(ratio(series, &name(SOCKET), &name(BLOCKING)));
     }
     ratios
 }

@@ -1,20 +1,22 @@
 //! A client process: many connections, and calls over them as it is told.
 
-use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nearwire::{BlockingClient, Client, ClientBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::figures::{Counts, Times};
-use super::lanes::{NearwireLane, UnixLane};
+use super::lanes::{Lane, NearwireLane, SocketLane};
 use super::requests::Requests;
 use super::schedule::Pace;
 use super::threads::NearwireCaller;
 use super::{Shape, sweep, tasks, threads};
-use crate::baseline::blocking::UnixClient;
+use crate::baseline::blocking::SocketClient;
+use crate::baseline::coalesced;
+use crate::baseline::socket::{self, AsyncStream};
 use crate::bench::calls::{Transport, check};
 use crate::measure::{Budget, instant_of};
 use crate::process::{Child, Parent, Placement};
@@ -119,18 +121,44 @@ pub fn be_scale_client(parent: Parent) -> Result<()> {
 enum Connections {
     Blocking(Vec<BlockingClient>),
     Async(Runtime, Vec<Client>),
-    Unix(Vec<UnixStream>),
+    Sockets(Vec<SocketClient>),
+    SweptSockets(Vec<SocketLane>),
+    AsyncSockets(Runtime, Vec<Arc<AsyncStream>>),
 }
 
 impl Connections {
     fn open(opening: &Opening, connects: &mut Times) -> Result<Self> {
         let numbers = 0..opening.connections;
         Ok(match (opening.transport, opening.shape) {
-            (Transport::Unix, _) => Self::Unix(
+            (Transport::Unix, Shape::Sweep) => {
+                let driver = socket::Driver::new()?;
+                let lanes = numbers
+                    .map(|_| {
+                        let connect = || socket::Polled::connect(&opening.server, &driver);
+                        Ok(SocketLane::new(connects.time(connect)?))
+                    })
+                    .collect::<Result<_>>()?;
+                Self::SweptSockets(lanes)
+            }
+            (Transport::Unix, Shape::Tasks) => {
+                let runtime = runtime()?;
+                let context = runtime.enter();
+                let sockets = numbers
+                    .map(|_| {
+                        let connect = || socket::connect_async(&opening.server);
+                        Ok(Arc::new(connects.time(connect)?))
+                    })
+                    .collect::<Result<_>>()?;
+                drop(context);
+                Self::AsyncSockets(runtime, sockets)
+            }
+            (Transport::Unix, Shape::Threads | Shape::Processes) => Self::Sockets(
                 numbers
-                    .map(|_| connects.time(|| UnixStream::connect(&opening.server)))
-                    .collect::<Result<_, _>>()
-                    .context("cannot connect to the server on a Unix socket")?,
+                    .map(|_| {
+                        let connect = || socket::connect(&opening.server);
+                        Ok(SocketClient::new(connects.time(connect)?))
+                    })
+                    .collect::<Result<_>>()?,
             ),
             (Transport::Nearwire, Shape::Tasks) => {
                 let runtime = runtime()?;
@@ -165,9 +193,25 @@ impl Connections {
                     check(&reply?, &request)?;
                 }
             }
-            Self::Unix(sockets) => {
-                for socket in clones(sockets)? {
-                    UnixClient::new(socket).round_trip(&request)?;
+            Self::Sockets(clients) => {
+                for client in clients {
+                    client.round_trip(&request)?;
+                }
+            }
+            Self::SweptSockets(lanes) => {
+                for mut lane in lanes {
+                    lane.submit(&request)?;
+                    lane.flush()?;
+                    lane.wait(|reply| check(reply, &request))?;
+                }
+            }
+            Self::AsyncSockets(runtime, sockets) => {
+                for socket in sockets {
+                    let mut client = coalesced::Client::new(Arc::clone(socket), request.len(), 1)?;
+                    runtime.block_on(async {
+                        client.calls(1).await?;
+                        client.drain().await
+                    })?;
                 }
             }
         }
@@ -190,39 +234,30 @@ impl Connections {
                     .collect::<Result<Vec<_>>>()?;
                 sweep_over(lanes, task, requests, start)
             }
-            (Self::Unix(sockets), Shape::Sweep) => {
-                let lanes = clones(sockets)?.into_iter().map(UnixLane::new);
-                sweep_over(lanes.collect::<Result<Vec<_>>>()?, task, requests, start)
+            (Self::SweptSockets(lanes), _) => {
+                sweep_over(lanes.iter_mut().collect(), task, requests, start)
             }
-            (Self::Blocking(clients), Shape::Threads | Shape::Processes) => {
+            (Self::Blocking(clients), _) => {
                 let mut callers = clients
                     .iter_mut()
                     .map(NearwireCaller::new)
                     .collect::<Result<Vec<_>>>()?;
                 threads::call_all(&mut callers, task.pace, &requests, start, budget)
             }
-            (Self::Unix(sockets), Shape::Threads | Shape::Processes) => {
-                let callers = clones(sockets)?.into_iter().map(UnixClient::new);
-                let mut callers: Vec<_> = callers.collect();
-                threads::call_all(&mut callers, task.pace, &requests, start, budget)
+            (Self::Sockets(clients), _) => {
+                threads::call_all(clients, task.pace, &requests, start, budget)
             }
             (Self::Async(runtime, clients), _) => {
                 runtime.block_on(tasks::nearwire(clients, window, &requests, start, budget))
             }
-            (Self::Unix(sockets), Shape::Tasks) => runtime()?.block_on(async {
-                let sockets = clones(sockets)?.into_iter().map(|socket| {
-                    socket.set_nonblocking(true)?;
-                    Ok(tokio::net::UnixStream::from_std(socket)?)
-                });
-                let sockets = sockets.collect::<Result<_>>()?;
-                tasks::unix(sockets, window, task.size, start, budget).await
-            }),
-            (Self::Blocking(_), Shape::Tasks) => bail!("tasks need async clients"),
+            (Self::AsyncSockets(runtime, sockets), _) => {
+                runtime.block_on(tasks::sockets(sockets, window, task.size, start, budget))
+            }
         }
     }
 }
 
-fn sweep_over<L: super::lanes::Lane>(
+fn sweep_over<L: Lane>(
     lanes: Vec<L>,
     task: &Task,
     requests: Requests,
@@ -233,13 +268,6 @@ fn sweep_over<L: super::lanes::Lane>(
         None => sweep::as_fast_as_possible(lanes, window, requests, start, budget),
         Some(pace) => sweep::on_schedule(lanes, window, pace, requests, start, budget),
     }
-}
-
-fn clones(sockets: &[UnixStream]) -> Result<Vec<UnixStream>> {
-    let clones = sockets.iter().map(UnixStream::try_clone);
-    clones
-        .collect::<Result<_, _>>()
-        .context("cannot copy a descriptor")
 }
 
 fn runtime() -> Result<Runtime> {

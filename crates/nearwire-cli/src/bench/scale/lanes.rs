@@ -1,16 +1,15 @@
 //! Many connections in one thread, each with several calls in flight.
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-
 use anyhow::{Context, Result, bail, ensure};
 use nearwire::{Method, Pipeline};
-use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::baseline::socket::Polled;
 use crate::baseline::{HEADER, header, payload_length};
 
 /// Bytes that a socket is asked for at a time.
 const CHUNK: usize = 64 << 10;
+
+const GONE: &str = "the server is gone";
 
 /// One connection with calls in flight, whose replies come in the order of the calls.
 pub(super) trait Lane {
@@ -64,9 +63,9 @@ impl Lane for NearwireLane<'_> {
     }
 }
 
-/// A Unix stream socket that never blocks, frames coalesced by hand.
-pub(super) struct UnixLane {
-    stream: UnixStream,
+/// A socket that never blocks, frames coalesced by hand.
+pub(super) struct SocketLane {
+    stream: Polled,
     /// Frames to write, from `written` on.
     output: Vec<u8>,
     written: usize,
@@ -77,10 +76,9 @@ pub(super) struct UnixLane {
     in_flight: usize,
 }
 
-impl UnixLane {
-    pub(super) fn new(stream: UnixStream) -> Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self {
+impl SocketLane {
+    pub(super) fn new(stream: Polled) -> Self {
+        Self {
             stream,
             output: Vec::new(),
             written: 0,
@@ -88,7 +86,7 @@ impl UnixLane {
             filled: 0,
             taken: 0,
             in_flight: 0,
-        })
+        }
     }
 
     /// Whole frames of what was read.
@@ -120,7 +118,7 @@ impl UnixLane {
     }
 }
 
-impl Lane for UnixLane {
+impl Lane for &mut SocketLane {
     fn submit(&mut self, request: &[u8]) -> Result<()> {
         self.output.extend(header(request.len())?);
         self.output.extend_from_slice(request);
@@ -130,11 +128,10 @@ impl Lane for UnixLane {
 
     fn flush(&mut self) -> Result<()> {
         while self.written < self.output.len() {
-            match self.stream.write(&self.output[self.written..]) {
-                Ok(written) => self.written += written,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).context("the server is gone"),
+            let written = self.stream.try_write(&self.output[self.written..]);
+            match written.context(GONE)? {
+                Some(written) => self.written += written,
+                None => return Ok(()),
             }
         }
         self.output.clear();
@@ -148,18 +145,17 @@ impl Lane for UnixLane {
         self.flush()?;
         while self.in_flight > 0 {
             let space = self.input.len() - self.filled;
-            match self.stream.read(&mut self.input[self.filled..]) {
-                Ok(0) => bail!("the server is gone"),
-                Ok(read) => {
+            let read = self.stream.try_read(&mut self.input[self.filled..]);
+            match read.context(GONE)? {
+                Some(0) => bail!(GONE),
+                Some(read) => {
                     self.filled += read;
                     count += self.take_frames(&mut check)?;
                     if read < space {
                         break;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error).context("the server is gone"),
+                None => break,
             }
         }
         Ok(count)
@@ -172,14 +168,7 @@ impl Lane for UnixLane {
                 return Ok(count);
             }
             ensure!(self.in_flight > 0, "no call is in flight");
-            let mut flags = PollFlags::IN;
-            if !self.output.is_empty() {
-                flags |= PollFlags::OUT;
-            }
-            match poll(&mut [PollFd::new(&self.stream, flags)], None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.stream.wait(!self.output.is_empty())?;
         }
     }
 }
@@ -187,13 +176,15 @@ impl Lane for UnixLane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::blocking;
+    use crate::baseline::{blocking, socket};
 
     #[test]
     fn frames_come_back_in_order_whatever_fits_the_socket() {
-        let (near, far) = UnixStream::pair().unwrap();
-        let server = std::thread::spawn(move || blocking::echo(far));
-        let mut lane = UnixLane::new(near).unwrap();
+        let (near, far) = socket::ends().unwrap();
+        let server = std::thread::spawn(move || blocking::echo(socket::accept(far)?));
+        let driver = socket::Driver::new().unwrap();
+        let mut end = SocketLane::new(Polled::open(near, &driver).unwrap());
+        let mut lane = &mut end;
         for (size, count) in [(0, 3), (8, 100), (CHUNK, 2), (3 * CHUNK, 5), (1 << 20, 3)] {
             let request = |number: usize| vec![number as u8; size];
             for number in 0..count {
@@ -212,7 +203,7 @@ mod tests {
             }
             assert_eq!(lane.collect(|_| panic!("too many")).unwrap(), 0);
         }
-        drop(lane);
+        drop((end, driver));
         server.join().unwrap().unwrap();
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Figures, Shape};
 use crate::arguments::human_size;
+use crate::baseline::socket;
 use crate::measure::{
     Distance, Machine, Options, RatioFigures, Unit, Verdict, clock_cost, human, plain_table,
     right_align, verdict_lines,
@@ -88,9 +89,9 @@ pub struct Point {
 pub struct Found {
     /// Over Nearwire.
     pub nearwire: Option<Figures>,
-    /// Over Unix sockets.
+    /// Over Unix sockets; on Windows over named pipes.
     pub unix_socket: Option<Figures>,
-    /// Calls per second over Nearwire, as a multiple of those over Unix sockets.
+    /// Calls per second over Nearwire, as a multiple of those over the sockets.
     pub times_the_calls: Option<RatioFigures>,
 }
 
@@ -108,7 +109,7 @@ impl Found {
     pub(super) fn sides(&self) -> impl Iterator<Item = (&'static str, &Figures)> {
         let sides = [
             ("Nearwire", &self.nearwire),
-            ("Unix socket", &self.unix_socket),
+            (socket::NAME, &self.unix_socket),
         ];
         sides
             .into_iter()

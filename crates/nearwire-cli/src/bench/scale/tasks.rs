@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nearwire::Client;
-use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::figures::{Counter, Counts};
 use super::requests::Requests;
 use crate::baseline::coalesced;
+use crate::baseline::socket::AsyncStream;
 use crate::bench::calls::check;
 use crate::measure::Budget;
 
@@ -89,9 +89,9 @@ impl Caller {
     }
 }
 
-/// The same over Unix sockets: a task for each, with a window of frames that are written together.
-pub(super) async fn unix(
-    sockets: Vec<UnixStream>,
+/// The same over sockets: a task for each, with a window of frames that are written together.
+pub(super) async fn sockets(
+    sockets: &[Arc<AsyncStream>],
     window: u64,
     size: usize,
     start: Instant,
@@ -101,8 +101,8 @@ pub(super) async fn unix(
     let counter = Counter::new(sockets.len(), start, budget)?;
     let counter = Arc::new(Mutex::new(counter));
     let mut tasks = JoinSet::new();
-    for (number, socket) in sockets.into_iter().enumerate() {
-        let mut client = coalesced::Client::new(socket, size, window as usize)?;
+    for (number, socket) in sockets.iter().enumerate() {
+        let mut client = coalesced::Client::new(Arc::clone(socket), size, window as usize)?;
         let counter = Arc::clone(&counter);
         tasks.spawn(async move {
             loop {

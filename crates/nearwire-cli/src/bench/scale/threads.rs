@@ -8,7 +8,7 @@ use nearwire::BlockingClient;
 use super::figures::{Counter, Counts};
 use super::requests::Requests;
 use super::schedule::Pace;
-use crate::baseline::blocking::UnixClient;
+use crate::baseline::blocking::SocketClient;
 use crate::bench::calls::check;
 use crate::measure::Budget;
 
@@ -47,7 +47,7 @@ impl Caller for NearwireCaller<'_> {
     }
 }
 
-impl Caller for UnixClient {
+impl Caller for SocketClient {
     fn call(&mut self, request: &[u8]) -> Result<()> {
         self.round_trip(request)
     }
