@@ -12,12 +12,13 @@
 //!
 //! Every operation has a near side, which is timed, and a far side in another process. The near
 //! side creates the operation, hands its descriptors ([`Descriptors`]) to a process of the same
-//! executable (by `SCM_RIGHTS`, say), and that process opens the far side and calls
-//! `answer`, which returns once the near side has called `stop`.
+//! executable (by `SCM_RIGHTS`, say; on Windows they are names, which any message carries), and that
+//! process opens the far side and calls `answer`, which returns once the near side has called
+//! `stop`. The near side stays until the far side is open: a name goes with its memory.
 //!
-//! Linux has all of it; macOS lacks the ways to sleep and the kernel's prices; on other systems the
-//! crate is empty.
-#![cfg(any(target_os = "linux", target_os = "macos"))]
+//! Linux has all of it; macOS and Windows lack the ways to sleep and the kernel's prices; on other
+//! systems the crate is empty.
+#![cfg(any(target_os = "linux", target_os = "macos", windows))]
 
 pub mod copying;
 #[cfg(target_os = "linux")]
@@ -28,12 +29,10 @@ pub mod ring;
 #[cfg(target_os = "linux")]
 pub mod sleeping;
 
-use std::os::fd::OwnedFd;
-
-pub use memory::Arena;
+pub use memory::{Arena, Descriptor};
 
 /// The descriptors of one operation, to be handed to the process of its far side in this order.
-pub type Descriptors = Vec<OwnedFd>;
+pub type Descriptors = Vec<Descriptor>;
 
 /// The error of a far side that was handed the wrong number of descriptors.
 fn wrong_descriptors(operation: &str, expected: usize) -> std::io::Error {
@@ -47,7 +46,7 @@ fn wrong_descriptors(operation: &str, expected: usize) -> std::io::Error {
 fn take<const N: usize>(
     operation: &str,
     descriptors: Descriptors,
-) -> std::io::Result<[OwnedFd; N]> {
+) -> std::io::Result<[Descriptor; N]> {
     descriptors
         .try_into()
         .map_err(|_| wrong_descriptors(operation, N))

@@ -4,63 +4,34 @@
 //! is not written by one process while the other copies it is the ring protocol's promise, not this
 //! module's: both ends are this crate (see the crate's documentation).
 
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+use unix as os;
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as os;
+
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{fstat, ftruncate};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+pub use os::Descriptor;
+use os::Mapping;
 
 /// Distance between words that different processes write: two 64-byte lines, because the hardware
 /// fetches lines in pairs.
 pub const LINE: usize = 128;
 
-/// A mapping's: shared, and where the kernel does so, resident from the start.
-#[cfg(target_os = "linux")]
-const FLAGS: MapFlags = MapFlags::SHARED.union(MapFlags::POPULATE);
-#[cfg(not(target_os = "linux"))]
-const FLAGS: MapFlags = MapFlags::SHARED;
-
-/// Memory that only the descriptor leads to.
-#[cfg(target_os = "linux")]
-fn anonymous() -> io::Result<OwnedFd> {
-    use rustix::fs::{MemfdFlags, memfd_create};
-    Ok(memfd_create("nearwire-floor", MemfdFlags::CLOEXEC)?)
-}
-
-/// Memory that only the descriptor leads to: its name is gone at once.
-#[cfg(not(target_os = "linux"))]
-fn anonymous() -> io::Result<OwnedFd> {
-    use rustix::fs::Mode;
-    use rustix::io::Errno;
-    use rustix::shm::{self, OFlags};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("/nearwire-floor-{}-{number}", std::process::id());
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
-        match shm::open(&name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(descriptor) => {
-                shm::unlink(&name)?;
-                return Ok(descriptor);
-            }
-            // Left by a process of the same id that was killed in between.
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// A mapping of anonymous memory that two processes share.
 pub struct Arena {
-    base: NonNull<u8>,
-    length: usize,
-    descriptor: OwnedFd,
+    mapping: Mapping,
 }
 
 // SAFETY: the mapping is plain memory that lives until `Arena` is dropped. Words are reached through
@@ -73,50 +44,35 @@ impl Arena {
     /// Creates zeroed memory of `length` bytes, on Linux resident from the start.
     ///
     /// # Errors
-    /// Whatever the kernel says to `memfd_create` (macOS: `shm_open`), `ftruncate` or `mmap`.
+    /// Whatever the system says to `memfd_create` (macOS: `shm_open`), `ftruncate` or `mmap`, on
+    /// Windows to `CreateFileMapping` or `MapViewOfFile`.
     pub fn create(length: usize) -> io::Result<Arc<Self>> {
-        let descriptor = anonymous()?;
-        ftruncate(&descriptor, length as u64)?;
-        Self::open(descriptor)
+        let mapping = Mapping::create(length)?;
+        Ok(Arc::new(Self { mapping }))
     }
 
-    /// Maps memory that another process created; its length is the descriptor's.
+    /// Maps memory that another process created; its length is what the descriptor says.
     ///
     /// # Errors
-    /// Whatever the kernel says to `fstat` or `mmap`; an empty file cannot be mapped.
-    pub fn open(descriptor: OwnedFd) -> io::Result<Arc<Self>> {
-        let length = usize::try_from(fstat(&descriptor)?.st_size).unwrap_or(0);
-        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
-        let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                FLAGS,
-                &descriptor,
-                0,
-            )?
-        };
-        let base = NonNull::new(base.cast()).expect("mmap never returns null");
-        Ok(Arc::new(Self {
-            base,
-            length,
-            descriptor,
-        }))
+    /// Whatever the system says to `fstat` or `mmap`, on Windows to `OpenFileMapping` or
+    /// `MapViewOfFile`; memory without a byte cannot be mapped.
+    pub fn open(descriptor: Descriptor) -> io::Result<Arc<Self>> {
+        let mapping = Mapping::open(descriptor)?;
+        Ok(Arc::new(Self { mapping }))
     }
 
-    /// A copy of the descriptor, to hand to the other process.
+    /// What leads the other process to this memory.
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.descriptor.as_fd().try_clone_to_owned()
+    pub fn descriptor(&self) -> io::Result<Descriptor> {
+        self.mapping.descriptor()
     }
 
     /// Length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
-        self.length
+        self.mapping.length()
     }
 
     /// The 64-bit word at byte `offset`.
@@ -148,32 +104,17 @@ impl Arena {
             .checked_add(longest)
             .and_then(|bytes| bytes.checked_add(offset));
         assert!(
-            end.is_some_and(|end| end <= self.length),
+            end.is_some_and(|end| end <= self.length()),
             "inside the mapping"
         );
         // SAFETY: `offset` lies inside the mapping, by the assertion above.
-        let base = unsafe { self.base.add(offset) };
+        let base = unsafe { self.mapping.base().add(offset) };
         Circle {
             base,
             mask: capacity - 1,
             longest,
             _arena: Arc::clone(self),
         }
-    }
-}
-
-impl AsFd for Arena {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `length` are those of the mapping made in `open`. `Word` and `Circle`
-        // keep the arena alive, so nobody still points into it.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
-        debug_assert!(unmapped.is_ok());
     }
 }
 
@@ -191,9 +132,9 @@ unsafe impl<T: Sync> Sync for Word<T> {}
 impl<T> Word<T> {
     fn new(arena: &Arc<Arena>, offset: usize) -> Self {
         assert!(offset.is_multiple_of(align_of::<T>()), "an aligned offset");
-        assert!(size_of::<T>() <= arena.length && offset <= arena.length - size_of::<T>());
+        assert!(size_of::<T>() <= arena.length() && offset <= arena.length() - size_of::<T>());
         // SAFETY: `offset` lies inside the mapping, by the assertion above.
-        let word = unsafe { arena.base.add(offset).cast() };
+        let word = unsafe { arena.mapping.base().add(offset).cast() };
         Self {
             word,
             _arena: Arc::clone(arena),

@@ -1,10 +1,14 @@
-//! The operations carry what they claim to carry. The two sides map the same memory twice, as two
-//! processes do; that they also work between processes is shown by `nearwire bench floor`.
-#![cfg(any(target_os = "linux", target_os = "macos"))]
+//! The operations carry what they claim to carry, within one process, where the two sides map the same
+//! memory twice, and between two.
+#![cfg(any(target_os = "linux", target_os = "macos", windows))]
+
+mod far_side;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use far_side::FarSide;
+use nearwire_floor::Descriptors;
 use nearwire_floor::copying::Copying;
 use nearwire_floor::ping_pong::PingPong;
 use nearwire_floor::ring::commit::Commit;
@@ -31,19 +35,22 @@ fn payload(number: u32) -> Vec<u8> {
         .collect()
 }
 
+/// The far side of a ring: checks every record.
+fn consume<S: Scheme>(descriptors: Descriptors) {
+    let memory = RingMemory::open(descriptors).unwrap();
+    let mut consumer = S::Consumer::new(&memory);
+    let mut buffer = vec![0; longest_payload(CAPACITY)];
+    for number in 0..RECORDS {
+        let length = consumer.pop(&mut buffer);
+        assert_eq!(buffer[..length], payload(number), "record {number}");
+    }
+}
+
 /// Runs `produce` against a consumer elsewhere, which checks every record.
 fn carries<S: Scheme>(produce: impl FnOnce(&mut S::Producer)) {
     let _cores = cores();
     let (memory, descriptors) = RingMemory::create(CAPACITY).unwrap();
-    let consumer = thread::spawn(move || {
-        let memory = RingMemory::open(descriptors).unwrap();
-        let mut consumer = S::Consumer::new(&memory);
-        let mut buffer = vec![0; longest_payload(CAPACITY)];
-        for number in 0..RECORDS {
-            let length = consumer.pop(&mut buffer);
-            assert_eq!(buffer[..length], payload(number), "record {number}");
-        }
-    });
+    let consumer = thread::spawn(move || consume::<S>(descriptors));
     produce(&mut S::Producer::new(&memory));
     consumer.join().unwrap();
 }
@@ -102,21 +109,32 @@ fn a_commit_ring_refuses_what_never_fits() {
     <Commit as Scheme>::Producer::new(&memory).push(&[0; CAPACITY]);
 }
 
-fn exchanges<S: Scheme>() {
-    let _cores = cores();
-    let (mut near, descriptors) = Exchange::<S>::create(CAPACITY).unwrap();
-    let far = thread::spawn(move || {
-        Exchange::<S>::open(descriptors)
-            .unwrap()
-            .answer(longest_payload(CAPACITY))
-    });
+/// How often something goes there and back.
+const ROUND_TRIPS: u32 = 200;
+
+/// The far side of an exchange: echoes.
+fn echo<S: Scheme>(descriptors: Descriptors) {
+    let far = Exchange::<S>::open(descriptors).unwrap();
+    let echoed = far.answer(longest_payload(CAPACITY));
+    assert_eq!(echoed, u64::from(ROUND_TRIPS));
+}
+
+/// The near side of an exchange: compares.
+fn compare_echoes<S: Scheme>(mut near: Exchange<S>) {
     let mut reply = vec![0; longest_payload(CAPACITY)];
-    for number in 0..200 {
+    for number in 0..ROUND_TRIPS {
         let length = near.round_trip(&payload(number), &mut reply);
         assert_eq!(reply[..length], payload(number));
     }
     near.stop();
-    assert_eq!(far.join().unwrap(), 200);
+}
+
+fn exchanges<S: Scheme>() {
+    let _cores = cores();
+    let (near, descriptors) = Exchange::<S>::create(CAPACITY).unwrap();
+    let far = thread::spawn(move || echo::<S>(descriptors));
+    compare_echoes(near);
+    far.join().unwrap();
 }
 
 #[test]
@@ -129,14 +147,83 @@ fn commit_rings_echo() {
     exchanges::<Commit>();
 }
 
+/// The far side of a ping-pong.
+fn answer(descriptors: Descriptors) {
+    let turns = PingPong::open(descriptors).unwrap().answer();
+    assert_eq!(turns, u64::from(ROUND_TRIPS));
+}
+
 #[test]
 fn a_ping_pong_counts_its_turns() {
     let _cores = cores();
     let (mut near, descriptors) = PingPong::create().unwrap();
-    let far = thread::spawn(move || PingPong::open(descriptors).unwrap().answer());
-    (0..200).for_each(|_| near.round_trip());
+    let far = thread::spawn(move || answer(descriptors));
+    (0..ROUND_TRIPS).for_each(|_| near.round_trip());
     near.stop();
-    assert_eq!(far.join().unwrap(), 200);
+    far.join().unwrap();
+}
+
+/// Is the far side of what another test started.
+#[test]
+fn child_process() {
+    far_side::play(&[
+        ("ping-pong", answer),
+        ("tail ring", consume::<Tail>),
+        ("commit ring", consume::<Commit>),
+        ("tail echo", echo::<Tail>),
+        ("commit echo", echo::<Commit>),
+    ]);
+}
+
+mod between_processes {
+    use super::*;
+
+    #[test]
+    fn a_ping_pong_counts_its_turns() {
+        let _cores = cores();
+        let (mut near, descriptors) = PingPong::create().unwrap();
+        let far = FarSide::start("ping-pong", descriptors);
+        (0..ROUND_TRIPS).for_each(|_| near.round_trip());
+        near.stop();
+        far.finish();
+    }
+
+    fn carries<S: Scheme>(role: &str) {
+        let _cores = cores();
+        let (memory, descriptors) = RingMemory::create(CAPACITY).unwrap();
+        let far = FarSide::start(role, descriptors);
+        let mut producer = S::Producer::new(&memory);
+        (0..RECORDS).for_each(|number| producer.push(&payload(number)));
+        far.finish();
+    }
+
+    #[test]
+    fn a_tail_ring_carries_records() {
+        carries::<Tail>("tail ring");
+    }
+
+    #[test]
+    fn a_commit_ring_carries_records() {
+        carries::<Commit>("commit ring");
+    }
+
+    fn exchanges<S: Scheme>(role: &str) {
+        let _cores = cores();
+        let (near, descriptors) = Exchange::<S>::create(CAPACITY).unwrap();
+        let far = FarSide::start(role, descriptors);
+        compare_echoes(near);
+        far.finish();
+    }
+
+    #[test]
+    fn tail_rings_echo() {
+        exchanges::<Tail>("tail echo");
+    }
+
+    #[test]
+    fn commit_rings_echo() {
+        exchanges::<Commit>("commit echo");
+    }
 }
 
 #[test]
