@@ -1,8 +1,7 @@
 //! The process on the other side of the floor's operations.
 
-use std::os::fd::OwnedFd;
-
 use anyhow::Result;
+use nearwire_floor::Descriptors;
 #[cfg(target_os = "linux")]
 use nearwire_floor::kernel::BarrierTarget;
 use nearwire_floor::ping_pong::PingPong;
@@ -137,7 +136,7 @@ pub fn be_far_side(parent: Parent) -> Result<()> {
     Ok(())
 }
 
-fn take_part(operation: Operation, descriptors: Vec<OwnedFd>) -> Result<Done> {
+fn take_part(operation: Operation, descriptors: Descriptors) -> Result<Done> {
     let count = match operation {
         Operation::PingPong => PingPong::open(descriptors)?.answer(),
         Operation::Exchange {
@@ -182,7 +181,7 @@ fn take_part(operation: Operation, descriptors: Vec<OwnedFd>) -> Result<Done> {
     Ok(Done { count, sum: 0 })
 }
 
-fn consume<S: Scheme>(descriptors: Vec<OwnedFd>, longest: usize) -> Result<Done> {
+fn consume<S: Scheme>(descriptors: Descriptors, longest: usize) -> Result<Done> {
     let mut consumer = S::Consumer::new(&RingMemory::open(descriptors)?);
     let mut buffer = vec![0; longest];
     let mut done = Done::default();

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::hint::black_box;
-use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
+use nearwire_floor::Descriptor;
 #[cfg(target_os = "linux")]
 use nearwire_floor::kernel::{BarrierTarget, barrier_elsewhere};
 use nearwire_floor::ping_pong::PingPong;
@@ -59,7 +59,7 @@ impl NearSide {
         result
     }
 
-    fn ask(&self, operation: Operation, descriptors: &[OwnedFd]) -> Result<()> {
+    fn ask(&self, operation: Operation, descriptors: &[Descriptor]) -> Result<()> {
         let job = Job {
             operation,
             cpu: self.far_cpu.get(),
