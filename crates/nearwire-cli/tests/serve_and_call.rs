@@ -130,14 +130,3 @@ fn a_call_to_nobody_says_what_to_do() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("help: `nearwire serve"), "{errors}");
 }
-
-#[cfg(not(unix))]
-#[test]
-fn what_runs_on_unix_only_says_so() {
-    for command in [&["demo"][..], &["bench", "latency", "--quick"]] {
-        let output = nearwire(command).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let errors = String::from_utf8(output.stderr).unwrap();
-        assert!(errors.contains("Linux and macOS only"), "{errors}");
-    }
-}
