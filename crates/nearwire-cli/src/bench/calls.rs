@@ -143,7 +143,8 @@ impl CallOptions {
                     ring_max: 256 << 20,
                     ..Settings::default()
                 };
-                Ok(Server::Private(start_privately(&settings, cpu)?))
+                let server = start_privately(&settings, cpu)?;
+                Ok(Server::Private(Box::new(server)))
             }
         }
     }
@@ -219,7 +220,7 @@ pub enum Server {
     /// Somebody else's.
     Named(String),
     /// This command's own.
-    Private(PrivateServer),
+    Private(Box<PrivateServer>),
 }
 
 impl Server {

@@ -154,7 +154,7 @@ impl Compare {
         let mut report = Report::new(&format!("Calls by {} and by {}", from.name(), to.name()));
         let server = match &self.server {
             Some(name) => Server::Named(name.clone()),
-            None => Server::Private(start_privately(
+            None => Server::Private(Box::new(start_privately(
                 &Settings {
                     transport: if pair.needs_mpmc() {
                         Transports::PreferMpmc
@@ -165,7 +165,7 @@ impl Compare {
                     ..Settings::default()
                 },
                 there,
-            )?),
+            )?)),
         };
         for carrier in [from, to] {
             // First of all: that it can be called.
@@ -373,7 +373,7 @@ fn overall(ratios: &[Ratio], pair: Pair) -> Verdict {
 /// The server that is called.
 enum Server {
     Named(String),
-    Private(PrivateServer),
+    Private(Box<PrivateServer>),
 }
 
 impl Server {
