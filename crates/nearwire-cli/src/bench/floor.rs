@@ -13,6 +13,7 @@ use nearwire_floor::sleeping::{Edge, Eventfd, Futex, ShutDown, Socket};
 
 use crate::baseline::blocking::SocketEcho;
 use crate::baseline::coalesced::CoalescedEcho;
+use crate::baseline::socket;
 use crate::measure::{
     Budget, Contender, Measured, Options, Probe, Ratio, Report, Section, Series, alternate,
     latency, throughput,
@@ -44,7 +45,7 @@ const LARGE: usize = 64 << 10;
 const WINDOW: usize = 64;
 
 /// What the hardware and the kernel give, whoever asks: a cache line thrown between two cores, the
-/// barest ring, copies, sleeping and waking, a Unix socket.
+/// barest ring, copies, sleeping and waking, a Unix socket (Windows: a named pipe).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -85,7 +86,7 @@ impl Floor {
         let mut echo = SocketEcho::start(there)?;
         let mut coalesced = CoalescedEcho::start(there, SMALL, WINDOW)?;
         report.settings.push(format!(
-            "The socket servers: {}; {}.",
+            "The echo servers: {}; {}.",
             echo.server().placement(),
             coalesced.server().placement()
         ));
@@ -111,11 +112,14 @@ impl Floor {
             sleeping_round_trips(&far, budget, cpus, here.is_some()),
         )?;
         section(
-            "Unix socket, blocking, echo compared",
+            &format!("{}, blocking, echo compared", socket::NAME),
             blocking_socket(&mut echo, budget),
         )?;
         section(
-            "Unix socket, Tokio, frames coalesced by hand, echo compared",
+            &format!(
+                "{}, Tokio, frames coalesced by hand, echo compared",
+                socket::NAME
+            ),
             vec![Contender::other("64 B, 64 calls in flight", || {
                 coalesced_calls(&mut coalesced, budget)
             })],
