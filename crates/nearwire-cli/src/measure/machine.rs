@@ -1,23 +1,34 @@
 //! What was measured on.
 
 use std::fmt;
-#[cfg(unix)]
-use std::fs;
 
 use serde::Serialize;
 
-#[cfg(unix)]
 use crate::process::allowed_cpus;
 
-/// The machine, as far as it bears on the figures.
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(target_os = "macos", test))]
+mod macos;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(target_os = "linux")]
+use linux as os;
+#[cfg(target_os = "macos")]
+use macos as os;
+#[cfg(windows)]
+use windows as os;
+
+/// The machine, as far as it bears on the figures, and as far as the system tells.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     /// The processor's name.
     pub cpu: String,
-    /// CPUs that this process may run on.
+    /// CPUs that this process may run on. (Those of the machine, where nobody can choose.)
     pub cpus: usize,
     /// Whether a hypervisor stands between, so that CPUs may move.
-    pub virtual_machine: bool,
+    pub virtual_machine: Option<bool>,
     /// Kernel name and release.
     pub kernel: String,
     /// Architecture.
@@ -28,61 +39,37 @@ pub struct Machine {
     pub load: Option<f64>,
 }
 
-impl Machine {
-    /// Looks at this machine.
-    #[cfg(windows)]
-    pub fn here() -> Self {
-        Self {
-            cpu: std::env::var("PROCESSOR_IDENTIFIER")
-                .unwrap_or_else(|_| "unknown processor".into()),
-            cpus: std::thread::available_parallelism().map_or(0, usize::from),
-            virtual_machine: false,
-            kernel: "Windows".into(),
-            architecture: std::env::consts::ARCH.into(),
-            governor: None,
-            load: None,
-        }
-    }
-
-    /// Looks at this machine.
-    #[cfg(unix)]
-    pub fn here() -> Self {
-        let cpu_info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let field = |name: &str| {
-            cpu_info
-                .lines()
-                .filter_map(|line| line.split_once(':'))
-                .find(|(key, _)| key.trim() == name)
-                .map(|(_, value)| value.trim().to_owned())
-        };
-        let uname = rustix::system::uname();
-        let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-        let flags = field("flags").unwrap_or_default();
-        Self {
-            cpu: field("model name").unwrap_or_else(|| "unknown processor".into()),
-            cpus: allowed_cpus().len(),
-            virtual_machine: flags.split_whitespace().any(|flag| flag == "hypervisor"),
-            kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),
-            architecture: text(uname.machine()),
-            governor: read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            load: read_line("/proc/loadavg")
-                .and_then(|line| line.split_whitespace().next()?.parse().ok()),
-        }
-    }
+/// What each system tells in its own way.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    cpu: Option<String>,
+    virtual_machine: Option<bool>,
+    kernel: String,
+    governor: Option<String>,
+    load: Option<f64>,
 }
 
-#[cfg(unix)]
-fn read_line(path: &str) -> Option<String> {
-    fs::read_to_string(path)
-        .ok()
-        .map(|text| text.trim().to_owned())
+impl Machine {
+    /// Looks at this machine.
+    pub fn here() -> Self {
+        let told = os::look();
+        Self {
+            cpu: told.cpu.unwrap_or_else(|| "unknown processor".into()),
+            cpus: allowed_cpus().len(),
+            virtual_machine: told.virtual_machine,
+            kernel: told.kernel,
+            architecture: std::env::consts::ARCH.into(),
+            governor: told.governor,
+            load: told.load,
+        }
+    }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.cpus == 1 { "" } else { "s" };
         write!(formatter, "{}, {} CPU{plural}", self.cpu, self.cpus)?;
-        if self.virtual_machine {
+        if self.virtual_machine == Some(true) {
             write!(formatter, " (virtual)")?;
         }
         write!(formatter, ", {} {}", self.kernel, self.architecture)?;
@@ -93,5 +80,29 @@ impl fmt::Display for Machine {
             write!(formatter, ", load {load:.2} at the start")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_a_name() {
+        let machine = Machine::here();
+        assert!(machine.cpus > 0);
+        let line = machine.to_string();
+        assert!(line.starts_with(&machine.cpu), "{line}");
+        assert!(line.contains(std::env::consts::ARCH), "{line}");
+        let known = match std::env::consts::OS {
+            "linux" => "Linux ",
+            "macos" => "Darwin ",
+            _ => "Windows ",
+        };
+        assert!(machine.kernel.contains(known), "{line}");
+        // Arm's kernels name no processors.
+        if cfg!(target_arch = "x86_64") {
+            assert_ne!(machine.cpu, "unknown processor");
+        }
     }
 }

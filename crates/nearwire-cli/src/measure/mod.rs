@@ -7,59 +7,36 @@
 //! - [`Report`] holds it all, and prints it as a table or as JSON.
 
 mod clock;
-#[cfg(unix)]
 mod core_share;
-#[cfg(unix)]
 mod latency;
 mod machine;
-#[cfg(unix)]
 mod options;
-#[cfg(unix)]
 mod payload;
-#[cfg(unix)]
 mod picture;
-#[cfg(unix)]
 mod probe;
-#[cfg(unix)]
 mod report;
-#[cfg(unix)]
 mod rounds;
-#[cfg(unix)]
 mod throughput;
-#[cfg(unix)]
 mod verdict;
 
-#[cfg(unix)]
 use std::time::Duration;
 
-#[cfg(unix)]
 use serde::{Deserialize, Serialize};
 
 pub use clock::clock_cost;
-#[cfg(unix)]
 pub use clock::{instant_of, monotonic};
-#[cfg(unix)]
 pub use core_share::CoreShare;
-#[cfg(unix)]
 pub use latency::{Latency, latency, latency_async};
 pub use machine::Machine;
-#[cfg(unix)]
 pub use options::{Options, Thoroughness};
-#[cfg(unix)]
 pub use payload::Payload;
-#[cfg(unix)]
 pub use probe::{Bracket, Distance, PROBE_ROLE, Probe, answer_probes};
-#[cfg(unix)]
 pub use report::{Report, Section, human, plain_table, right_align};
-#[cfg(unix)]
 pub use rounds::{Contender, Ratio, RatioFigures, Run, Series, UNDISTURBED, alternate};
-#[cfg(unix)]
 pub use throughput::{Meter, Throughput, throughput};
-#[cfg(unix)]
 pub use verdict::{Verdict, verdict_lines};
 
 /// How long one run of one operation may take.
-#[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Time that is not measured, first.
@@ -68,7 +45,6 @@ pub struct Budget {
     pub run: Duration,
 }
 
-#[cfg(unix)]
 impl Budget {
     /// `run`, after a tenth of it as warm-up.
     pub fn of(run: Duration) -> Self {
@@ -80,7 +56,6 @@ impl Budget {
 }
 
 /// The unit of a figure.
-#[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
@@ -93,7 +68,6 @@ pub enum Unit {
 }
 
 /// What one run of one operation gave.
-#[cfg(unix)]
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measured {
@@ -105,7 +79,6 @@ pub enum Measured {
     Bandwidth(Throughput),
 }
 
-#[cfg(unix)]
 impl Measured {
     /// The figure that stands for the run: the median over its blocks.
     pub fn figure(&self) -> f64 {

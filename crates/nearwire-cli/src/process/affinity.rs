@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Placement {
     /// The CPU that was asked for.
     pub requested: Option<usize>,
-    /// The CPUs that the kernel says it may run on.
+    /// The CPUs that the kernel says it may run on; all of them, elsewhere than on Linux.
     pub allowed: Vec<usize>,
     /// Why the kernel refused the request, if it did.
     pub refusal: Option<String>,
@@ -75,7 +75,8 @@ pub fn cpus_of(thread: Option<i32>) -> Vec<usize> {
         .collect()
 }
 
-/// The CPUs that a thread may run on: all, for nobody can choose.
+/// The CPUs that a thread may run on: all of them on macOS, where nobody can choose. On Windows
+/// somebody may have chosen, and the standard library does not tell.
 #[cfg(not(target_os = "linux"))]
 pub fn cpus_of(_: Option<i32>) -> Vec<usize> {
     (0..std::thread::available_parallelism().map_or(0, usize::from)).collect()
@@ -84,7 +85,7 @@ pub fn cpus_of(_: Option<i32>) -> Vec<usize> {
 /// Two different CPUs for the two ends of a measurement.
 ///
 /// # Errors
-/// If this process may run on one CPU only, or the system lets nobody choose.
+/// If this process may run on one CPU only, or chooses none on this system.
 pub fn two_cpus() -> Result<(usize, usize)> {
     if !cfg!(target_os = "linux") {
         bail!(NO_CHOICE);
@@ -108,7 +109,11 @@ pub fn run_on<T>(cpu: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Why a thread stays where it is.
-const NO_CHOICE: &str = "this system lets nobody choose the CPU that a thread runs on";
+const NO_CHOICE: &str = if cfg!(windows) {
+    "on Windows this command does not choose the CPU that a thread runs on"
+} else {
+    "this system lets nobody choose the CPU that a thread runs on"
+};
 
 #[cfg(not(target_os = "linux"))]
 fn restrict(_: &[usize]) -> Result<()> {
