@@ -153,6 +153,11 @@ impl Child {
         self.process.id()
     }
 
+    /// Whether it has ended, asked or not.
+    pub fn has_ended(&self) -> bool {
+        self.watch.ended(Some(Instant::now()))
+    }
+
     /// Where the child really runs, as the child found after it was pinned.
     pub fn placement(&self) -> &Placement {
         &self.placement

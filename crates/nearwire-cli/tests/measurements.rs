@@ -132,7 +132,18 @@ fn what_idle_clients_cost() {
     let what = ["bench", "scale", "--idle", "10", "--connections", "2"];
     let more = ["--rest", "0.2"];
     let report = report(&[&what[..], &more, &SHORT].concat());
-    assert!(report.is_object(), "{report}");
+    // With one call in flight on each active connection, and with many.
+    assert_eq!(report["points"].as_array().unwrap().len(), 2, "{report}");
+    let bytes = report["bytes_per_idle_connection"].as_u64();
+    assert!(bytes.is_some_and(|bytes| bytes > 1000), "{report}");
+    assert!(report["server_percent_at_rest"].is_number(), "{report}");
+    // What a system does not tell is told as that.
+    for side in ["server_descriptors", "client_descriptors"] {
+        let each = &report[side];
+        let is_told = each.as_f64().is_some_and(|each| each >= 1.0);
+        let may_lack = !cfg!(target_os = "linux") && each.is_null();
+        assert!(is_told || may_lack, "{side}: {report}");
+    }
 }
 
 #[test]
@@ -140,7 +151,22 @@ fn what_bad_clients_cost_others() {
     let what = ["bench", "scale", "--bad-clients", "--connections", "4"];
     let more = ["--rate", "400"];
     let report = report(&[&what[..], &more, &SHORT].concat());
-    assert!(report.is_object(), "{report}");
+    let kinds = report["kinds"].as_array().unwrap();
+    let is_there = |name: &str| kinds.iter().any(|kind| kind["name"] == name);
+    assert!(is_there("one floods"), "{report}");
+    assert_eq!(is_there("one is stopped"), cfg!(unix), "{report}");
+    let together = kinds
+        .iter()
+        .map(|kind| kind["offences"].as_array().unwrap());
+    let most = together.map(Vec::len).max();
+    assert_eq!(most, Some(if cfg!(unix) { 4 } else { 3 }), "{report}");
+    for kind in kinds {
+        let ratio = kind["times_the_p99"]["median"].as_f64();
+        assert!(ratio.is_some_and(|ratio| ratio > 0.0), "{kind}");
+        // Elsewhere the system does not tell.
+        let is_busy_told = kind["busy_with"].is_number();
+        assert_eq!(is_busy_told, cfg!(target_os = "linux"), "{kind}");
+    }
 }
 
 #[test]

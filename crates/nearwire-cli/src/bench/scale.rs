@@ -44,8 +44,8 @@ const USUAL: Duration = Duration::from_millis(400);
 /// Connections that one server may have, and descriptors for each of them, on either side.
 const MOST_CONNECTIONS: usize = 100_000;
 
-/// How one server fares with many connections, over Nearwire and over Unix sockets served by
-/// Tokio, in turn.
+/// How one server fares with many connections, over Nearwire and over Unix sockets (Windows: named
+/// pipes) served by Tokio, in turn.
 ///
 /// The server is one process, its clients are others. Every reply is compared with its request.
 /// With --idle, --bad-clients or --connects, something else is measured, over Nearwire only.
@@ -68,7 +68,8 @@ pub struct Scale {
     #[arg(long, value_name = "S", default_value_t = 10.0, requires = "idle")]
     rest: f64,
     /// Measure what one bad client does to the others' times: one that never reads, one that
-    /// floods, one that is stopped, one that connects and leaves all the time, and all at once.
+    /// floods, one that is stopped (not on Windows), one that connects and leaves all the time, and
+    /// all at once.
     #[arg(long, group = "instead")]
     bad_clients: bool,
     /// Measure connecting: one after the other, and so many at once.
@@ -194,7 +195,7 @@ pub struct Plan {
     pub windows: Vec<usize>,
     /// How the client processes call.
     pub shapes: Vec<Shape>,
-    /// Whether to call over Unix sockets too.
+    /// Whether to call over Unix sockets (Windows: named pipes) too.
     pub unix: bool,
     /// How often each run is repeated.
     pub rounds: u32,
@@ -545,7 +546,7 @@ impl Series {
     }
 }
 
-/// Calls per second over Nearwire, as a multiple of those over the Unix socket, round by round: of
+/// Calls per second over Nearwire, as a multiple of those over the socket, round by round: of
 /// rounds in which the cores were so far apart for both, or of all.
 fn times_the_calls(series: &[Series], cores: Option<Distance>) -> Option<RatioFigures> {
     let [nearwire, unix] = series else {

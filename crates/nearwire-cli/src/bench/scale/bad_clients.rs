@@ -32,26 +32,28 @@ const MOST: f64 = 2.0;
 const SATURATED: f64 = 0.9;
 
 /// The comparisons, one after the other in each round.
-const KINDS: [Plan; 6] = [
-    Plan::one(Offence::NeverReads.name(), &[Offence::NeverReads]),
-    Plan::one(Offence::Floods.name(), &[Offence::Floods]),
-    Plan::one(Offence::Stopped.name(), &[Offence::Stopped]),
-    Plan::one(Offence::Reconnects.name(), &[Offence::Reconnects]),
-    Plan::one(
-        "all four at once",
-        &[
-            Offence::NeverReads,
-            Offence::Floods,
-            Offence::Stopped,
-            Offence::Reconnects,
-        ],
-    ),
-    Plan {
+fn plans() -> Vec<Plan> {
+    let ones = Offence::ALL.iter().map(|offence| Plan {
+        name: offence.name(),
+        offences: std::slice::from_ref(offence),
+        elsewhere: false,
+    });
+    let mut plans: Vec<Plan> = ones.collect();
+    plans.push(Plan {
+        name: match plans.len() {
+            4 => "all four at once",
+            _ => "all three at once",
+        },
+        offences: Offence::ALL,
+        elsewhere: false,
+    });
+    plans.push(Plan {
         name: "one floods another server",
         offences: &[Offence::Floods],
         elsewhere: true,
-    },
-];
+    });
+    plans
+}
 
 /// Who is there beside those that behave well.
 struct Plan {
@@ -60,16 +62,6 @@ struct Plan {
     /// With a server of their own: what they take from the others then is the machine, and nothing
     /// that this server could share out.
     elsewhere: bool,
-}
-
-impl Plan {
-    const fn one(name: &'static str, offences: &'static [Offence]) -> Self {
-        Self {
-            name,
-            offences,
-            elsewhere: false,
-        }
-    }
 }
 
 /// What bad clients do to the others.
@@ -96,9 +88,9 @@ struct Kind {
     elsewhere: bool,
     without: Figures,
     with: Figures,
-    /// The part of the time in which the machine's CPUs were busy.
-    busy_without: f64,
-    busy_with: f64,
+    /// The part of the time in which the machine's CPUs were busy, if the system tells.
+    busy_without: Option<f64>,
+    busy_with: Option<f64>,
     /// The p99 with, as a multiple of that without, pair by pair.
     times_the_p99: RatioFigures,
 }
@@ -137,11 +129,12 @@ impl Scale {
         let side = Side::open(setup)?;
         // What comes once: pages that are touched, threads that are started.
         side.run(&load)?;
+        let plans = plans();
         let mut runs: Vec<(Vec<Run>, Vec<Run>)> =
-            KINDS.iter().map(|_| Default::default()).collect();
+            plans.iter().map(|_| Default::default()).collect();
         for round in 0..self.rounds() {
             eprintln!("measuring: round {} of {} …", round + 1, self.rounds());
-            for (plan, (without, with)) in KINDS.iter().zip(&mut runs) {
+            for (plan, (without, with)) in plans.iter().zip(&mut runs) {
                 without.push(side.run(&load)?);
                 let server = if plan.elsewhere {
                     &other
@@ -180,10 +173,14 @@ impl Scale {
             kinds: Vec::new(),
             verdicts: Vec::new(),
         };
+        if !Offence::ALL.contains(&Offence::Stopped) {
+            let settings = &mut report.heading.settings;
+            settings.push("No client is stopped: this system has no signal for it.".into());
+        }
         let memory = side.bytes_per_connection()?;
         side.finish()?;
         other.finish()?;
-        for (plan, (without, with)) in KINDS.iter().zip(&runs) {
+        for (plan, (without, with)) in plans.iter().zip(&runs) {
             report.kinds.push(Kind::of(plan, without, with, memory)?);
         }
         report.conclude();
@@ -199,7 +196,7 @@ impl Kind {
             .zip(with)
             .map(|(without, with)| Ok(p99(with)? as f64 / p99(without)?.max(1) as f64))
             .collect::<Result<Vec<f64>>>()?;
-        let busy = |runs: &[Run]| median(runs.iter().map(|run| run.machine_busy));
+        let busy = |runs: &[Run]| middle(runs.iter().map(|run| run.machine_busy));
         Ok(Self {
             name: plan.name,
             offences: plan.offences,
@@ -211,6 +208,12 @@ impl Kind {
             times_the_p99: RatioFigures::of(ratios.into_iter()),
         })
     }
+}
+
+/// The median of what was told each time.
+fn middle(figures: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let figures: Option<Vec<f64>> = figures.collect();
+    Some(median(figures?))
 }
 
 impl Report {
@@ -236,7 +239,11 @@ impl Report {
 
     /// Whether the machine had something to spare while all behaved well, in words.
     fn spare(&self) -> String {
-        let busy = median(self.kinds.iter().map(|kind| kind.busy_without));
+        let Some(busy) = middle(self.kinds.iter().map(|kind| kind.busy_without)) else {
+            return "This system does not tell how busy the CPUs are: whether the machine is \
+                    saturated, so that the figures say little, is not known."
+                .into();
+        };
         let verdict = if busy > SATURATED {
             "it is saturated, and the figures say little: lower --rate"
         } else {
@@ -253,16 +260,14 @@ impl Report {
         if json {
             return print_json(self);
         }
-        let mut table = plain_table(&[
-            "bad client",
-            "",
-            "p50",
-            "p99",
-            "p99.9",
-            "answered",
-            "busy",
-            "p99 ratio",
-        ]);
+        let mut header = vec!["bad client", "", "p50", "p99", "p99.9", "answered"];
+        // Either always or never, in practice.
+        let is_busy_told = self.kinds.iter().any(|kind| kind.busy_with.is_some());
+        if is_busy_told {
+            header.push("busy");
+        }
+        header.push("p99 ratio");
+        let mut table = plain_table(&header);
         for kind in &self.kinds {
             let sides = [
                 ("without", &kind.without, kind.busy_without),
@@ -271,19 +276,23 @@ impl Report {
             for (word, figures, busy) in sides {
                 let time = |nanoseconds: u64| human(nanoseconds as f64, Unit::Nanoseconds);
                 let answered = figures.answered_of_due.unwrap_or(f64::NAN);
-                table.add_row([
+                let mut row = vec![
                     kind.name.to_owned(),
                     word.to_owned(),
                     time(figures.p50_ns),
                     time(figures.p99_ns),
                     time(figures.p999_ns),
                     format!("{:.0} %", answered * 100.0),
-                    format!("{:.0} %", busy * 100.0),
-                    match word {
-                        "with" => format!("{:.2}x", kind.times_the_p99.median),
-                        _ => String::new(),
-                    },
-                ]);
+                ];
+                if is_busy_told {
+                    let percent = |busy| format!("{:.0} %", busy * 100.0);
+                    row.push(busy.map_or_else(String::new, percent));
+                }
+                row.push(match word {
+                    "with" => format!("{:.2}x", kind.times_the_p99.median),
+                    _ => String::new(),
+                });
+                table.add_row(row);
             }
         }
         right_align(&mut table);

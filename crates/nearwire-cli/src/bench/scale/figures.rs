@@ -250,8 +250,9 @@ pub(super) struct Run {
     pub(super) counts: Counts,
     /// What the server took of its processors meanwhile.
     pub(super) server_cpu: Duration,
-    /// The part of the time in which the machine's CPUs were busy, whoever it was.
-    pub(super) machine_busy: f64,
+    /// The part of the time in which the machine's CPUs were busy, whoever it was, if the system
+    /// tells.
+    pub(super) machine_busy: Option<f64>,
     /// Calls that were due in a second, if there was a schedule.
     pub(super) due_per_second: Option<f64>,
 }
@@ -283,8 +284,9 @@ pub struct Figures {
     pub server_cpu_per_million: f64,
     /// Calls of the connection that made fewest, over those of the one that made most.
     pub slowest_over_fastest: f64,
-    /// Resident memory that a connection adds to server and clients together, shared pages counted
-    /// once, after the largest run so far. Buffers in the kernel are not in it.
+    /// Resident memory that a connection adds to server and clients together, after the largest run
+    /// so far. Shared pages are counted once on Linux, on each side elsewhere. Buffers in the kernel
+    /// are not in it.
     pub bytes_per_connection: u64,
 }
 

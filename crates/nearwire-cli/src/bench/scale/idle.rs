@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use nearwire::Observer;
+use nearwire::metrics::Gauge;
 use serde::Serialize;
 
 use super::client::{ClientProcess, Opening};
 use super::figures::{Run, Times};
 use super::report::{Heading, shape_name};
 use super::side::{Load, Side};
-use super::{Figures, Scale, Shape, usage};
+use super::usage::{self, DESCRIPTORS, SHARED_PAGES, STRAY_DESCRIPTORS};
+use super::{Figures, Scale, Shape};
 use crate::arguments::human_size;
 use crate::bench::calls::Transport;
 use crate::measure::{RatioFigures, Unit, Verdict, human, plain_table, right_align, verdict_lines};
@@ -53,12 +56,13 @@ pub(super) struct Report {
     /// The server's CPU time while nobody called, in per cent of a core, and for how many seconds.
     server_percent_at_rest: f64,
     rest_seconds: f64,
-    /// Resident memory of an idle connection in both processes, shared pages counted once: the
-    /// largest of all rounds.
+    /// Resident memory of an idle connection in both processes, shared pages counted once on Linux
+    /// and in each process elsewhere: the largest of all rounds.
     bytes_per_idle_connection: u64,
-    /// Descriptors of a connection in the server's process and in the client's.
-    server_descriptors: f64,
-    client_descriptors: f64,
+    /// Descriptors (handles, on Windows) of a connection in the server's process and in the client's,
+    /// if the system tells.
+    server_descriptors: Option<f64>,
+    client_descriptors: Option<f64>,
     /// How long connecting took, one after the other.
     connect_p50_ns: u64,
     connect_p99_ns: u64,
@@ -78,18 +82,18 @@ struct Point {
     change_percent: RatioFigures,
 }
 
-/// What a connection takes in a process.
+/// What a connection takes in a process, as far as the system tells.
 #[derive(Debug, Clone, Copy)]
 struct PerConnection {
-    descriptors: f64,
-    mappings: f64,
+    descriptors: Option<f64>,
+    mappings: Option<f64>,
 }
 
-/// What a process has.
+/// What a process has, as far as the system tells.
 #[derive(Debug, Clone, Copy)]
 struct Holdings {
-    descriptors: usize,
-    mappings: usize,
+    descriptors: Option<usize>,
+    mappings: Option<usize>,
 }
 
 impl Holdings {
@@ -100,9 +104,18 @@ impl Holdings {
         })
     }
 
+    /// What a process may have.
+    fn most() -> Self {
+        Self {
+            descriptors: usage::most_descriptors(),
+            mappings: usage::most_mappings(),
+        }
+    }
+
     fn per_connection(self, before: Self, connections: usize) -> PerConnection {
-        let part =
-            |now: usize, before: usize| (now.saturating_sub(before)) as f64 / connections as f64;
+        let part = |now: Option<usize>, before: Option<usize>| {
+            Some(now?.saturating_sub(before?) as f64 / connections as f64)
+        };
         PerConnection {
             descriptors: part(self.descriptors, before.descriptors),
             mappings: part(self.mappings, before.mappings),
@@ -112,30 +125,43 @@ impl Holdings {
 
 impl PerConnection {
     /// How many connections a process may have, and what keeps it from more.
-    fn most(self, used: Holdings) -> (usize, String) {
-        let limit = usage::most_descriptors();
-        let by_descriptors = fitting(limit, used.descriptors, self.descriptors);
-        let by_mappings = usage::most_mappings().map_or(usize::MAX, |limit| {
-            fitting(limit, used.mappings, self.mappings)
-        });
-        if by_mappings < by_descriptors {
+    fn most(self, used: Holdings, limits: Holdings) -> (usize, String) {
+        let mut most = (usize::MAX, "this system tells of no limit".into());
+        if let (Some(limit), Some(used), Some(each)) =
+            (limits.descriptors, used.descriptors, self.descriptors)
+        {
             let what = format!(
-                "{} mappings each; sysctl vm.max_map_count is too low",
-                self.mappings
+                "{each} {DESCRIPTORS} each, and a limit of {limit}; raise the hard limit, as with \
+                 `ulimit -Hn`"
             );
-            return (by_mappings, what);
+            most = (fitting(limit, used, each), what);
         }
-        let what = format!(
-            "{} descriptors each, and a limit of {limit}; raise the hard limit, as with `ulimit -Hn`",
-            self.descriptors
-        );
-        (by_descriptors, what)
+        if let (Some(limit), Some(used), Some(each)) =
+            (limits.mappings, used.mappings, self.mappings)
+        {
+            let by_mappings = fitting(limit, used, each);
+            if by_mappings < most.0 {
+                let what = format!("{each} mappings each; sysctl vm.max_map_count is too low");
+                most = (by_mappings, what);
+            }
+        }
+        most
     }
 }
 
 fn fitting(limit: usize, used: usize, each: f64) -> usize {
     let left = limit.saturating_sub(used).saturating_sub(SPARE);
     (left as f64 / each.max(0.01)) as usize
+}
+
+/// What a connection takes in both processes, in words.
+fn price_in_words(server: PerConnection, client: PerConnection) -> String {
+    match (server.descriptors, client.descriptors) {
+        (Some(server), Some(client)) => {
+            format!("Each has {server} {DESCRIPTORS} in the server, {client} in the client.")
+        }
+        _ => format!("This system does not tell how many {DESCRIPTORS} each has."),
+    }
 }
 
 impl Scale {
@@ -213,11 +239,9 @@ impl Scale {
                     self.describe(budget),
                     format!("Where: {}.", side.placement()),
                     format!(
-                        "{idle} idle clients, each of which has made a call, which share {} process(es). \
-                         Descriptors of a connection: {} in the server, {} in the client.",
+                        "{idle} idle clients, each of which has made a call, which share {} process(es). {}",
                         crowd.shares.len(),
-                        crowd.server.descriptors,
-                        crowd.client.descriptors
+                        price_in_words(crowd.server, crowd.client)
                     ),
                 ],
             ),
@@ -276,7 +300,8 @@ impl Crowd {
         let (server, client) = price(scale, shape)?;
         let side = Side::open(setup.clone())?;
         let without = Holdings::of(side.server().process().id())?;
-        let (most, what) = server.most(without);
+        let limits = Holdings::most();
+        let (most, what) = server.most(without, limits);
         if idle > most {
             bail!(
                 "the server cannot have {idle} idle clients more than {connections} active ones, \
@@ -284,10 +309,10 @@ impl Crowd {
             );
         }
         let empty = Holdings {
-            descriptors: 0,
-            mappings: 0,
+            descriptors: Some(0),
+            mappings: Some(0),
         };
-        let (most, what) = client.most(empty);
+        let (most, what) = client.most(empty, limits);
         ensure!(
             most > 0,
             "a client process cannot have any connection: {what}"
@@ -342,20 +367,32 @@ impl Crowd {
             holder.finish()?;
         }
         let deadline = Instant::now() + PATIENCE;
-        let server = side.server().process().id();
         loop {
-            let now = usage::descriptors(server)?;
-            if now <= self.without.descriptors {
+            let (more, what) = self.left_behind(side)?;
+            if more == 0 {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let more = now - self.without.descriptors;
                 bail!(
-                    "{PATIENCE:?} after idle clients have left, the server has {more} descriptors more than before"
+                    "{PATIENCE:?} after idle clients have left, the server has {more} {what} more than before"
                 );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How much the server has more than without them, and of what: descriptors, which nobody can be
+    /// wrong about, or else connections, by its own account.
+    fn left_behind(&self, side: &Side) -> Result<(usize, &'static str)> {
+        let server = side.server();
+        let descriptors = usage::descriptors(server.process().id())?;
+        if let (Some(now), Some(before)) = (descriptors, self.without.descriptors) {
+            let more = now.saturating_sub(before + STRAY_DESCRIPTORS);
+            return Ok((more, DESCRIPTORS));
+        }
+        let snapshot = Observer::connect(server.name())?.snapshot();
+        let now = snapshot.gauge(Gauge::Connections) as usize;
+        Ok((now.saturating_sub(side.connections()), "connections"))
     }
 }
 
@@ -421,7 +458,10 @@ impl Report {
                 "an idle connection takes at most {} of memory in both processes",
                 human_size(MOST_MEMORY as usize)
             ),
-            found: human_size(self.bytes_per_idle_connection as usize),
+            found: format!(
+                "{}, {SHARED_PAGES}",
+                human_size(self.bytes_per_idle_connection as usize)
+            ),
             met: self.bytes_per_idle_connection <= MOST_MEMORY,
         });
     }
@@ -459,7 +499,7 @@ impl Report {
         writeln!(
             text,
             "Nobody calls for {} s: the server takes {:.2} % of a core. Memory of an idle connection, \
-             resident, in both processes together: {}. Connecting, one after the other: p50 {}, p99 {}.",
+             resident, in both processes together, {SHARED_PAGES}: {}. Connecting, one after the other: p50 {}, p99 {}.",
             self.rest_seconds,
             self.server_percent_at_rest,
             human_size(self.bytes_per_idle_connection as usize),
@@ -479,16 +519,29 @@ mod tests {
     fn what_does_not_fit_is_known_before() {
         assert_eq!(fitting(20_000, 300, 3.0), 6_500);
         assert_eq!(fitting(100, 300, 3.0), 0);
-        let nothing = Holdings {
-            descriptors: 0,
-            mappings: 0,
+        let holdings = |descriptors, mappings| Holdings {
+            descriptors,
+            mappings,
         };
-        let each = PerConnection {
-            descriptors: 1e6,
-            mappings: 0.0,
+        let nothing = holdings(Some(0), Some(0));
+        let each = |descriptors, mappings| PerConnection {
+            descriptors,
+            mappings,
         };
-        let (most, what) = each.most(nothing);
-        assert!(most < 10_000, "{most}");
+        let most = |each: PerConnection, limits| each.most(nothing, limits);
+        let limits = holdings(Some(1_200), Some(65_200));
+        let (count, what) = most(each(Some(2.0), Some(4.0)), limits);
+        assert_eq!(count, 500);
         assert!(what.contains("ulimit"), "{what}");
+        let (count, what) = most(each(Some(2.0), Some(650.0)), limits);
+        assert_eq!(count, 100);
+        assert!(what.contains("max_map_count"), "{what}");
+        // Where the system does not tell, nobody is refused.
+        for (each, limits) in [
+            (each(None, None), limits),
+            (each(Some(1e6), Some(1e6)), holdings(None, None)),
+        ] {
+            assert_eq!(most(each, limits).0, usize::MAX);
+        }
     }
 }

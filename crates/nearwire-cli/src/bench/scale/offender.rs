@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nearwire::{BlockingClient, ClientBuilder};
-use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::calls::check;
 use crate::measure::Payload;
 use crate::process::{Child, Parent};
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix as os;
+#[cfg(windows)]
+use windows as os;
 
 /// The role of a client that behaves badly.
 pub const OFFENDER_ROLE: &str = "scale-offender";
@@ -31,13 +40,25 @@ pub enum Offence {
     NeverReads,
     /// Has as many calls in flight as it may, all the time.
     Floods,
-    /// Is stopped by a signal, with as many calls in flight.
+    /// Is stopped by a signal, with as many calls in flight. Not on Windows, which has none.
     Stopped,
     /// Connects, makes a call and leaves, all the time.
     Reconnects,
 }
 
 impl Offence {
+    /// Those that this system has a way for.
+    pub(super) const ALL: &[Self] = if os::CAN_STOP {
+        &[
+            Self::NeverReads,
+            Self::Floods,
+            Self::Stopped,
+            Self::Reconnects,
+        ]
+    } else {
+        &[Self::NeverReads, Self::Floods, Self::Reconnects]
+    };
+
     /// In words.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -76,22 +97,17 @@ impl Offender {
         child.channel().receive::<()>().with_context(failed)?;
         std::thread::sleep(TIME_TO_BEGIN);
         if offence == Offence::Stopped {
-            let process = i32::try_from(child.id())?;
-            let process = rustix::process::Pid::from_raw(process).context("no such process")?;
-            kill_process(process, Signal::STOP).context("cannot stop the process")?;
+            os::stop(child.id())?;
         }
         Ok(Self(child))
     }
 
     /// Sees that it is still there: one that has failed does no harm.
     pub(super) fn is_at_it(&self) -> Result<()> {
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))
-            .context("a client that should misbehave is gone")?;
-        let dead = state
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" Z"));
-        anyhow::ensure!(!dead, "a client that should misbehave has died");
+        ensure!(
+            !self.0.has_ended(),
+            "a client that should misbehave has died"
+        );
         Ok(())
     }
 }

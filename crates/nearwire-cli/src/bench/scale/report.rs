@@ -6,6 +6,7 @@ use anyhow::Result;
 use comfy_table::Table;
 use serde::Serialize;
 
+use super::usage::{CPU_TIME_STEPS, SHARED_PAGES};
 use super::{Figures, Shape};
 use crate::arguments::human_size;
 use crate::baseline::socket;
@@ -199,8 +200,9 @@ impl Report {
         writeln!(
             text,
             "\nA call's time counts from when it was due. CPU: seconds of the server's for a million \
-             calls. Fair: calls of the slowest connection over those of the fastest. Memory: resident, \
-             of server and clients together, for each connection, without the kernel's buffers."
+             calls{CPU_TIME_STEPS}. Fair: calls of the slowest connection over those of the fastest. Memory: resident, \
+             of server and clients together, for each connection, {SHARED_PAGES}, without the kernel's \
+             buffers."
         )?;
         if self.points.iter().any(Point::has_schedule) {
             text += "Answered: of the calls that were due, how many were answered in the time.\n";

@@ -119,6 +119,11 @@ impl Side {
         self.setup.transport
     }
 
+    /// How many connections the clients have.
+    pub(super) fn connections(&self) -> usize {
+        self.setup.connections
+    }
+
     pub(super) fn server(&self) -> &PrivateServer {
         &self.server
     }
@@ -143,7 +148,7 @@ impl Side {
     /// Has all clients call.
     pub(super) fn run(&self, load: &Load) -> Result<Run> {
         let server = self.server.process().id();
-        let (before, ticks) = (usage::cpu_time(server)?, Ticks::now()?);
+        let (before, ticks) = (usage::cpu_time(server)?, Ticks::now());
         let threads = match self.setup.shape {
             Shape::Threads => self.setup.connections,
             Shape::Sweep | Shape::Tasks | Shape::Processes => self.clients.len(),
@@ -165,7 +170,9 @@ impl Side {
         Ok(Run {
             counts,
             server_cpu: usage::cpu_time(server)?.saturating_sub(before),
-            machine_busy: Ticks::now()?.busy_since(ticks),
+            machine_busy: Ticks::now()
+                .zip(ticks)
+                .map(|(now, before)| now.busy_since(before)),
             due_per_second: load.rate,
         })
     }

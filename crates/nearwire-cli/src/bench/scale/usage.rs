@@ -1,68 +1,78 @@
-//! What a process uses, as the kernel says.
+//! What a process uses, as the system says. What a system does not tell is `None`.
 
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rustix::process::{Resource, getrlimit};
+use anyhow::Result;
 
-/// CPU time of all threads of a process so far.
 #[cfg(target_os = "linux")]
+mod linux;
+// Its `ps` is asked elsewhere, too, in tests.
+#[cfg(any(target_os = "macos", all(test, unix)))]
+mod macos;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(target_os = "linux")]
+use linux as os;
+#[cfg(target_os = "macos")]
+use macos as os;
+#[cfg(windows)]
+use windows as os;
+
+/// What opens what a connection needs, in the plural.
+pub(super) const DESCRIPTORS: &str = if cfg!(windows) {
+    "handles"
+} else {
+    "descriptors"
+};
+
+/// Descriptors by which a process may have more than before, with nobody to have left them.
+pub(super) const STRAY_DESCRIPTORS: usize = os::STRAY_DESCRIPTORS;
+
+/// How pages count in [`resident`] that processes share, in words.
+pub(super) const SHARED_PAGES: &str = os::SHARED_PAGES;
+
+/// Where [`cpu_time`] is told in steps that show in short runs: those, in words that go on a sentence.
+pub(super) const CPU_TIME_STEPS: &str = os::CPU_TIME_STEPS;
+
+/// CPU time of all threads of a process so far: Linux in nanoseconds, macOS in steps of 10 ms,
+/// Windows in those of its clock tick, up to 15.6 ms.
+///
+/// # Errors
+/// If there is no such process.
 pub fn cpu_time(process: u32) -> Result<Duration> {
-    let gone = || format!("process {process} is gone");
-    let mut total = Duration::ZERO;
-    for task in fs::read_dir(format!("/proc/{process}/task")).with_context(gone)? {
-        // A thread may end meanwhile.
-        let account = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        let on_cpu = account.split_whitespace().next();
-        total += Duration::from_nanos(on_cpu.and_then(|time| time.parse().ok()).unwrap_or(0));
-    }
-    Ok(total)
+    os::cpu_time(process)
 }
 
-/// Resident memory of a process in bytes. Of pages that it shares it has its share only, so that
-/// the memory of several processes adds up.
-#[cfg(target_os = "linux")]
+/// Resident memory of a process in bytes. Of pages that it shares it has its share only on Linux, so
+/// that the memory of several processes adds up; elsewhere all of them.
+///
+/// # Errors
+/// If there is no such process.
 pub fn resident(process: u32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
-        .with_context(|| format!("process {process} is gone"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kibibytes.context("the kernel does not tell the memory")? << 10)
+    os::resident(process)
 }
 
-/// Descriptors that a process has open.
-pub(super) fn descriptors(process: u32) -> Result<usize> {
-    entries(&format!("/proc/{process}/fd"), process)
+/// Descriptors that a process has open; on Windows handles.
+pub(super) fn descriptors(process: u32) -> Result<Option<usize>> {
+    os::descriptors(process)
 }
 
 /// Ranges of memory that a process has mapped; each side of a connection maps two segments.
-pub(super) fn mappings(process: u32) -> Result<usize> {
-    let maps = fs::read_to_string(format!("/proc/{process}/maps"));
-    Ok(maps
-        .with_context(|| format!("process {process} is gone"))?
-        .lines()
-        .count())
+pub(super) fn mappings(process: u32) -> Result<Option<usize>> {
+    os::mappings(process)
 }
 
-fn entries(directory: &str, process: u32) -> Result<usize> {
-    let entries = fs::read_dir(directory);
-    Ok(entries
-        .with_context(|| format!("process {process} is gone"))?
-        .count())
+/// Descriptors that this process may have, and its children too, if there is a limit.
+pub(super) fn most_descriptors() -> Option<usize> {
+    os::most_descriptors()
 }
 
-/// Descriptors that this process may have, and its children too.
-pub(super) fn most_descriptors() -> usize {
-    getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |limit| limit as usize)
-}
-
-/// Ranges that a process may have mapped, if the kernel says so.
+/// Ranges that a process may have mapped, if the system limits and tells them.
 pub(super) fn most_mappings() -> Option<usize> {
-    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
-    limit.trim().parse().ok()
+    os::most_mappings()
 }
 
 /// What all CPUs did so far, in ticks of the kernel's.
@@ -73,27 +83,9 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    /// As the kernel says now.
-    pub(super) fn now() -> Result<Self> {
-        let account = fs::read_to_string("/proc/stat").context("there is no /proc/stat")?;
-        Self::parse(&account).context("the kernel does not tell what the CPUs do")
-    }
-
-    fn parse(account: &str) -> Option<Self> {
-        let line = account.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let ticks: Vec<u64> = line
-            .split_whitespace()
-            .map_while(|ticks| ticks.parse().ok())
-            .collect();
-        // user, nice, system, idle, iowait, irq, softirq, steal; guests are in the first two.
-        let [user, nice, system, idle, waiting, irq, soft_irq, stolen, ..] = ticks[..] else {
-            return None;
-        };
-        let busy = user + nice + system + irq + soft_irq + stolen;
-        Some(Self {
-            busy,
-            all: busy + idle + waiting,
-        })
+    /// As the system says now.
+    pub(super) fn now() -> Option<Self> {
+        os::ticks()
     }
 
     /// The part of the time since `before` in which CPUs were busy, whoever it was: 0 to 1.
@@ -103,92 +95,114 @@ impl Ticks {
     }
 }
 
-/// CPU time of all threads of a process so far, to the hundredth of a second.
-#[cfg(not(target_os = "linux"))]
-pub fn cpu_time(process: u32) -> Result<Duration> {
-    let told = told_by_ps(process, "time=")?;
-    parse_time(&told).with_context(|| format!("ps says {told} for a time"))
-}
-
-/// Resident memory of a process in bytes, with all of the pages that it shares.
-#[cfg(not(target_os = "linux"))]
-pub fn resident(process: u32) -> Result<u64> {
-    let told = told_by_ps(process, "rss=")?;
-    let kibibytes: u64 = told
-        .parse()
-        .with_context(|| format!("ps says {told} for a size"))?;
-    Ok(kibibytes << 10)
-}
-
-/// The system's own call for this needs unsafe code, crates for it need frameworks of which only a
-/// Mac has the stubs to link with.
-#[cfg(not(target_os = "linux"))]
-fn told_by_ps(process: u32, what: &str) -> Result<String> {
-    let output = std::process::Command::new("ps")
-        .args(["-o", what, "-p", &process.to_string()])
-        .output()
-        .context("cannot run ps")?;
-    let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    anyhow::ensure!(!told.is_empty(), "process {process} is gone");
-    Ok(told)
-}
-
-/// A time as `ps` writes it: minutes, seconds and hundredths, or hours before them.
-#[cfg(any(test, not(target_os = "linux")))]
-fn parse_time(told: &str) -> Option<Duration> {
-    let mut seconds = 0.0;
-    for part in told.split(':') {
-        seconds = seconds * 60.0 + part.parse::<f64>().ok()?;
-    }
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
     use super::*;
+
+    /// More than any system's clock needs for the next step.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Bytes that the other process holds.
+    const HELD: usize = 32 << 20;
+
+    /// Set in a process that is another test's.
+    const ROLE: &str = "NEARWIRE_USAGE_CHILD";
+
+    /// Works meanwhile.
+    fn wait_until(mut is_so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < PATIENCE);
+            let asked = Instant::now();
+            while asked.elapsed() < Duration::from_millis(1) {}
+        }
+    }
 
     #[test]
     fn this_process_uses_something() {
         let process = std::process::id();
         let before = cpu_time(process).unwrap();
-        let memory = vec![1u8; 32 << 20];
+        let memory = vec![1u8; HELD];
         // Most of a page's first touch is the kernel's time, which counts as well.
-        assert!(cpu_time(process).unwrap() > before);
+        wait_until(|| cpu_time(process).unwrap() > before);
         assert!(resident(process).unwrap() >= memory.len() as u64);
     }
 
+    /// Works, and holds memory, until it is told to leave, in a process that another test started.
     #[test]
-    fn every_connection_shows_in_descriptors() {
-        let process = std::process::id();
-        let before = descriptors(process).unwrap();
-        let files: Vec<fs::File> = (0..50)
-            .map(|_| fs::File::open("/proc/self/stat").unwrap())
-            .collect();
-        // Other tests of this process open and close some as well.
-        assert!(descriptors(process).unwrap() + 25 > before + files.len());
-        assert!(descriptors(process).unwrap() <= most_descriptors());
-        assert!(mappings(process).unwrap() > 3);
+    fn child_process() {
+        if std::env::var_os(ROLE).is_some() {
+            let held = vec![1u8; HELD];
+            std::thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
+            std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+            std::hint::black_box(held);
+        }
+    }
+
+    /// A process that does so, and when it was started.
+    fn start() -> (Child, Instant) {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let begun = Instant::now();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("{module}::child_process")])
+            .env(ROLE, "")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        (child, begun)
+    }
+
+    fn finish(mut child: Child) {
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
     }
 
     #[test]
-    fn times_of_ps_are_understood() {
-        let millis = |told| Some(parse_time(told)?.as_millis());
-        assert_eq!(millis("0:00.07"), Some(70));
-        assert_eq!(millis("125:03.50"), Some(7_503_500));
-        assert_eq!(millis("01:00:02"), Some(3_602_000));
-        for nonsense in ["", "-", "1:", "-1:00"] {
-            assert_eq!(millis(nonsense), None, "{nonsense}");
+    fn another_process_is_seen_until_it_is_gone() {
+        let (child, _) = start();
+        let process = child.id();
+        wait_until(|| resident(process).unwrap() >= HELD as u64);
+        assert!(descriptors(process).unwrap().is_none_or(|count| count > 1));
+        assert!(mappings(process).unwrap().is_none_or(|count| count > 3));
+        cpu_time(process).unwrap();
+        finish(child);
+        wait_until(|| cpu_time(process).is_err());
+        let gone = format!("process {process} is gone");
+        for told in [cpu_time(process).map(drop), resident(process).map(drop)] {
+            assert_eq!(told.unwrap_err().to_string(), gone);
         }
+        assert!(descriptors(process).map_or(true, |count| count.is_none()));
+    }
+
+    #[test]
+    fn another_process_has_a_cpu_time_of_its_own() {
+        wait_until(|| cpu_time(std::process::id()).unwrap() > Duration::from_secs(1));
+        let (child, begun) = start();
+        let process = child.id();
+        let before = cpu_time(process).unwrap();
+        wait_until(|| cpu_time(process).unwrap() > before);
+        let told = cpu_time(process).unwrap();
+        // No more than both of its threads can have had, and steps of the clock.
+        let most = 2 * begun.elapsed() + Duration::from_millis(50);
+        assert!(told < most, "{told:?}, at most {most:?}");
+        finish(child);
     }
 
     #[test]
     fn busy_is_what_is_not_idle() {
-        let ticks = |line: &str| Ticks::parse(line).unwrap();
-        let before = ticks("cpu  10 0 10 100 0 0 0 0 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
-        let after = ticks("cpu  30 5 15 160 10 0 0 0 7 0\n");
+        let before = Ticks { busy: 20, all: 120 };
+        let after = Ticks { busy: 50, all: 220 };
         assert_eq!(after.busy_since(before), 0.3);
         assert_eq!(before.busy_since(before), 0.0);
-        assert!(Ticks::parse("cpu 1 2 3").is_none());
-        assert!(Ticks::now().is_ok());
+        assert_eq!(Ticks::now().is_some(), cfg!(target_os = "linux"));
     }
 }
