@@ -149,6 +149,10 @@ pub struct Spin {
     /// bound: it grows when spinning found something and shrinks when it did not.
     pub budget: Duration,
     /// Learn from whether spinning paid. If not set, every wait spins for the whole budget.
+    ///
+    /// A thread that learns does not spin at all while so many of this process's threads, more than
+    /// 12 for each processor, sleep for answers within 10 ms that those that spin would only keep the
+    /// others from the processors.
     pub adaptive: bool,
 }
 

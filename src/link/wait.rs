@@ -5,7 +5,7 @@ use crate::error::{Error, Small};
 use crate::ring::Ready;
 use crate::settings::Spin;
 use crate::sys::{Sleeper, Woken};
-use crate::waiter::Spinner;
+use crate::waiter::{Crowd, Member, Spinner};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,9 @@ impl Wanted<'_> {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     spinner: Spinner,
+    /// Unless this thread is to spin in any case.
+    crowd: Option<&'static Crowd>,
+    member: Member,
     /// Made at the first sleep.
     sleeper: Option<Sleeper>,
     shared: Arc<Shared>,
@@ -85,8 +88,11 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     pub(crate) fn new(shared: Arc<Shared>, spin: Spin) -> Self {
+        let spin = shared.spin(spin);
         Self {
-            spinner: Spinner::new(shared.spin(spin)),
+            spinner: Spinner::new(spin),
+            crowd: spin.adaptive.then(Crowd::here),
+            member: Member::default(),
             sleeper: None,
             shared,
             sleeps: 0,
@@ -111,7 +117,7 @@ impl Waiter {
         if let Some(rx) = &mut wanted.data {
             rx.release();
         }
-        if self.spinner.spin(|| wanted.is_ready()) {
+        if self.crowd.is_none_or(Crowd::may_spin) && self.spinner.spin(|| wanted.is_ready()) {
             wanted.found();
             return Ok(Waited::Ready);
         }
@@ -140,6 +146,9 @@ impl Waiter {
                 timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
             }
             let woken = self.sleeper().and_then(|sleeper| sleeper.sleep(timeout));
+            if let Some(crowd) = self.crowd {
+                crowd.slept(&mut self.member);
+            }
             wanted.disarm();
             if woken.map_err(Error::io("sleep until the peer answers"))? == Woken::Control {
                 self.shared.read_control();

@@ -52,11 +52,15 @@
 //! The doorbell itself remembers a ring (its watch keeps the edge), so a ring between the last
 //! look and the sleep is not lost either.
 
+#[cfg(not(loom))]
+mod crowd;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(not(loom))]
 mod spin;
 
+#[cfg(not(loom))]
+pub(crate) use crowd::{Crowd, Member};
 #[cfg(not(loom))]
 pub(crate) use spin::Spinner;
 #[cfg(all(feature = "tokio", not(loom)))]
