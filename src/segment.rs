@@ -23,6 +23,8 @@ mod page;
 #[cfg(feature = "mpmc_transport")]
 mod shared;
 
+#[cfg(feature = "tokio")]
+pub(crate) use copy::prefetch_for_write;
 pub(crate) use page::{Block, OwnPage, PageView};
 #[cfg(feature = "mpmc_transport")]
 pub(crate) use shared::QueueWords;

@@ -45,6 +45,14 @@ pub(crate) enum Incoming<'a> {
     Partial,
 }
 
+/// The call that a record is a whole reply to, of a frame without extension fields.
+#[cfg(feature = "tokio")]
+#[inline(always)]
+pub(crate) fn plain_reply(record: &super::rx::Record<'_>, reassembly: &Reassembly) -> Option<u64> {
+    let is_plain = record.tag() as u16 == PLAIN_REPLY && reassembly.in_progress().is_none();
+    is_plain.then(|| record.read_u64(0)).flatten()
+}
+
 /// A record that is a plain request or reply, its payload copied out.
 struct Plain {
     tag: u32,

@@ -22,6 +22,8 @@ mod wait;
 #[cfg(feature = "tokio")]
 pub(crate) use async_wait::{AsyncWaiter, let_others_run};
 pub(crate) use establish::{Accepting, Grants, MappedMemory, Progress, Wishes, connect, features};
+#[cfg(feature = "tokio")]
+pub(crate) use incoming::plain_reply;
 pub(crate) use incoming::{Incoming, KEPT_BUFFER, next as next_incoming, take_any};
 pub(crate) use observe::observe;
 pub(crate) use outbox::Outbox;

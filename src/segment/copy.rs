@@ -185,7 +185,7 @@ pub(super) unsafe fn copy_from_shared(from: *const u8, to: *mut u8, len: usize) 
 
 /// Asks for the cache line at `at` in a state in which it can be written.
 #[inline(always)]
-pub(super) fn prefetch_for_write(at: NonNull<u8>) {
+pub(crate) fn prefetch_for_write(at: NonNull<u8>) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads and writes nothing that the program can see, at any address. On
     // processors without PREFETCHW the instruction is a no-op.

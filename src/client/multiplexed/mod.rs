@@ -19,6 +19,7 @@
 //! exists but is not polled any more (an unlucky `select!`) hinders nobody.
 
 mod call;
+mod calls;
 mod driver;
 mod items;
 mod notification;

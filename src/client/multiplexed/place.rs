@@ -152,18 +152,36 @@ impl Progress<'_> {
             state.queue_for_place(&mut self.rare().ticket, cx);
             return self.poll_deadline(cx).map(Err);
         };
-        let mut header = Header::request(request.method.number, id);
-        header.deadline_ns = deadline_ns;
-        header.trace = self.rare.as_ref().and_then(|rare| rare.trace);
-        header.client_stream = self.shape.has_client_stream();
-        if span::is_wanted() {
-            let shared = &state.link.shared;
-            let span = span::of_call(shared, request.method, id, header.trace.as_ref());
-            self.rare.get_or_insert_default().span = Some(span);
-        }
-        let payload = std::mem::take(&mut request.payload);
+        let plain = deadline_ns.is_none()
+            && self.rare.is_none()
+            && !self.shape.has_client_stream()
+            && !span::is_wanted();
+        let sent = if plain {
+            // No header on its way through memory, and the payload stays where it is: short stores
+            // that are loaded again as long words hold up the stores into the ring (docs: tuning).
+            let sent = state.send_plain(request.method.number, id, &request.payload);
+            match sent {
+                Ok(false) => {
+                    let payload = std::mem::take(&mut request.payload);
+                    state.send_slowly(Header::request(request.method.number, id), payload)
+                }
+                sent => sent.map(drop),
+            }
+        } else {
+            let mut header = Header::request(request.method.number, id);
+            header.deadline_ns = deadline_ns;
+            header.trace = self.rare.as_ref().and_then(|rare| rare.trace);
+            header.client_stream = self.shape.has_client_stream();
+            if span::is_wanted() {
+                let shared = &state.link.shared;
+                let span = span::of_call(shared, request.method, id, header.trace.as_ref());
+                self.rare.get_or_insert_default().span = Some(span);
+            }
+            let payload = std::mem::take(&mut request.payload);
+            state.send(header, payload)
+        };
         self.stage = Stage::Sent { key };
-        if let Err(error) = state.send(header, payload) {
+        if let Err(error) = sent {
             // The server broke the protocol: nothing goes out any more.
             state.end_all();
             return Poll::Ready(Err(error));

@@ -1,23 +1,25 @@
 //! What is known of a connection and its calls, under one lock.
 
+use super::calls::{Calls, LINE, Reply, Slot};
 use crate::client::STREAM_CREDITS;
 use crate::client::blocking::{status_of, unexpected};
 use crate::error::{CloseReason, Error, Small, Status, Violation};
 use crate::layout::WORD;
 use crate::link::{
     AsyncWaiter, Incoming, Link, Outbox, Outgoing, Waited, Wanted, Withdrawn, next_incoming,
-    stage_plain, whole_max,
+    plain_reply, stage_plain, whole_max,
 };
 use crate::metrics::Latencies;
 use crate::proto::credit::{CreditBalance, credit_cost};
-use crate::proto::frame::{Header, Kind, Tag, TraceContext};
+use crate::proto::frame::{Flags, Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CallShape;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::encode_status;
 use crate::ring::Ready;
-use slab::Slab;
+use crate::segment::prefetch_for_write;
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -27,6 +29,9 @@ const RECORDS_PER_LOOK: usize = 256;
 /// Requests that are published together at most.
 const PUBLISHED_TOGETHER: u32 = 8;
 
+/// Lines that are fetched of a task: Tokio's header, and a future that makes a call (docs: tuning).
+const TASK_LINES: usize = 4;
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) link: Link,
@@ -35,7 +40,7 @@ pub(super) struct State {
     reassembly: Reassembly,
     /// Where replies are copied to.
     buffer: Vec<u8>,
-    calls: Slab<Slot>,
+    calls: Calls,
     /// Tells apart calls that had the same place; part of their number on the wire.
     generation: u32,
     /// Calls whose end has not come.
@@ -82,45 +87,20 @@ pub(super) struct State {
     pub(super) to_wake: VecDeque<Waker>,
 }
 
-/// A call that has a place. One line of memory: with thousands of calls in flight each one counts.
-#[derive(Debug)]
-#[repr(align(64))]
-struct Slot {
-    id: u64,
-    waker: Option<Waker>,
-    /// How the call ended, until it is claimed.
-    end: Option<Small<Vec<u8>>>,
-    /// For a call that is timed or has streams.
-    rare: Option<Box<Rare>>,
-}
-
-const _: () = assert!(size_of::<Slot>() == 64);
-
 /// What few calls have.
 #[derive(Debug)]
-struct Rare {
+pub(super) struct Rare {
     /// When it began, if its time is sampled.
     began: Option<Instant>,
     /// For calls that are answered by a stream.
-    items: Option<ItemQueue>,
+    pub(super) items: Option<ItemQueue>,
     /// For calls that send a stream.
-    upload: Option<Upload>,
-}
-
-impl Slot {
-    fn items(&mut self) -> Option<&mut ItemQueue> {
-        self.rare.as_mut()?.items.as_mut()
-    }
-
-    #[inline]
-    fn upload(&mut self) -> Option<&mut Upload> {
-        self.rare.as_mut()?.upload.as_mut()
-    }
+    pub(super) upload: Option<Upload>,
 }
 
 /// Items that arrived and were not taken.
 #[derive(Debug)]
-struct ItemQueue {
+pub(super) struct ItemQueue {
     items: VecDeque<Vec<u8>>,
     /// What the server may still send.
     balance: CreditBalance,
@@ -130,12 +110,25 @@ struct ItemQueue {
 
 /// The caller's stream to the server.
 #[derive(Debug)]
-struct Upload {
+pub(super) struct Upload {
     /// What may still be sent.
     balance: CreditBalance,
     /// Who waits to send.
     waker: Option<Waker>,
     finished: bool,
+}
+
+/// Asks for the memory of the task that a waker is of, which the wake-up writes and the task's next
+/// run reads: it was last used a round of calls ago. Where the waker's pointer leads to no task, or
+/// the future lies elsewhere, lines are fetched in vain.
+#[inline(always)]
+fn prefetch_task(waker: &Waker) {
+    let header = waker.data().cast_mut().cast::<u8>();
+    for line in 0..TASK_LINES {
+        if let Some(at) = NonNull::new(header.wrapping_add(line * LINE)) {
+            prefetch_for_write(at);
+        }
+    }
 }
 
 impl State {
@@ -146,7 +139,7 @@ impl State {
             waiter,
             reassembly: Reassembly::new(limit),
             buffer: Vec::new(),
-            calls: Slab::new(),
+            calls: Calls::default(),
             generation: 0,
             pending: 0,
             abandoned: 0,
@@ -231,15 +224,7 @@ impl State {
                 upload,
             })
         });
-        let entry = self.calls.vacant_entry();
-        let key = entry.key();
-        let id = u64::from(self.generation) << 32 | key as u64;
-        entry.insert(Slot {
-            id,
-            waker: None,
-            end: None,
-            rare,
-        });
+        let (key, id) = self.calls.insert(self.generation, rare);
         self.pending += 1;
         Some((key, id))
     }
@@ -281,22 +266,30 @@ impl State {
     /// Sends a call's message, or as much of it as fits; the driver sends the rest.
     #[inline]
     pub(super) fn send(&mut self, header: Header, payload: Cow<'_, [u8]>) -> Small<()> {
-        let tx = &mut self.link.tx;
-        let plain = header.flags() == crate::proto::frame::Flags::NONE
+        if header.flags() == Flags::NONE
             && header.kind == Kind::Request
-            && payload.len() <= whole_max(tx);
-        if plain && self.outbox.lets_pass(WORD + payload.len(), tx) {
-            let tag = Tag::request(header.method);
-            if stage_plain(tx, tag, header.request_id, &payload)? {
-                self.publish_soon();
-                return Ok(());
-            }
+            && self.send_plain(header.method, header.request_id, &payload)?
+        {
+            return Ok(());
         }
         self.send_slowly(header, payload)
     }
 
+    /// Sends a request of which nothing more is to be said, if it fits into the ring now.
+    #[inline]
+    pub(super) fn send_plain(&mut self, method: u16, id: u64, payload: &[u8]) -> Small<bool> {
+        let tx = &mut self.link.tx;
+        let sent = payload.len() <= whole_max(tx)
+            && self.outbox.lets_pass(WORD + payload.len(), tx)
+            && stage_plain(tx, Tag::request(method), id, payload)?;
+        if sent {
+            self.publish_soon();
+        }
+        Ok(sent)
+    }
+
     #[cold]
-    fn send_slowly(&mut self, header: Header, payload: Cow<'_, [u8]>) -> Small<()> {
+    pub(super) fn send_slowly(&mut self, header: Header, payload: Cow<'_, [u8]>) -> Small<()> {
         let mut message = Outgoing::new(&self.link.tx, header, payload);
         if self.outbox.is_empty() && message.stage(&mut self.link.tx)? {
             self.publish();
@@ -462,7 +455,7 @@ impl State {
     /// How a call ended, once.
     #[inline]
     pub(super) fn claim(&mut self, key: usize) -> Option<Small<Vec<u8>>> {
-        self.calls[key].end.take()
+        self.calls.claim(key)
     }
 
     /// The next item of a stream, if one is there. Grants the server credits for it.
@@ -519,6 +512,11 @@ impl State {
     #[inline]
     fn take_records(&mut self) -> Small<usize> {
         for count in 0..RECORDS_PER_LOOK {
+            match self.take_short_reply()? {
+                None => return Ok(count),
+                Some(true) => continue,
+                Some(false) => {}
+            }
             let incoming =
                 next_incoming(&mut self.link.rx, &mut self.reassembly, &mut self.buffer)?;
             match incoming {
@@ -528,7 +526,7 @@ impl State {
                         && call.id == id
                         && call.end.is_none()
                     {
-                        call.end = Some(Ok(payload.to_vec()));
+                        call.end = Some(Ok(Reply::Owned(payload.to_vec())));
                         self.pending -= 1;
                         self.to_wake.extend(call.waker.take());
                         if call.upload().is_some() {
@@ -553,6 +551,43 @@ impl State {
         Ok(RECORDS_PER_LOOK)
     }
 
+    /// Takes what has come if it is a short reply that somebody waits for: straight to its place.
+    /// `false` if it is something else, which is still there.
+    #[inline(always)]
+    fn take_short_reply(&mut self) -> Small<Option<bool>> {
+        let Self {
+            link,
+            reassembly,
+            calls,
+            pending,
+            to_wake,
+            ..
+        } = self;
+        link.rx.pop_if(|record| {
+            let Some(id) = plain_reply(&record, reassembly) else {
+                return (false, false);
+            };
+            let Some((call, short)) = calls.find(id) else {
+                return (false, false);
+            };
+            let len = record.len() - WORD;
+            let Some(short) = short.0.get_mut(..len) else {
+                return (false, false);
+            };
+            if call.end.is_some() || call.upload().is_some() {
+                return (false, false);
+            }
+            record.read(WORD, short);
+            call.end = Some(Ok(Reply::Short(len)));
+            *pending -= 1;
+            if let Some(waker) = call.waker.take() {
+                prefetch_task(&waker);
+                to_wake.push_back(waker);
+            }
+            (true, true)
+        })
+    }
+
     /// A call that sends a stream has ended, perhaps before the stream has: whoever waits for
     /// credits waits no longer, and what waits for the ring is of no use.
     #[cold]
@@ -572,12 +607,12 @@ impl State {
         let call = self.calls.get_mut(header.request_id as u32 as usize);
         let call = call.filter(|call| call.id == header.request_id && call.end.is_none());
         let end = match header.kind {
-            Kind::Reply => Ok(payload),
+            Kind::Reply => Ok(Reply::Owned(payload)),
             Kind::Error => Err(Box::new(status_of(header, &payload).into())),
             Kind::StreamEnd => {
                 let status = status_of(header, &payload);
                 if status.code == crate::Code::OK {
-                    Ok(Vec::new())
+                    Ok(Reply::Owned(Vec::new()))
                 } else {
                     Err(Box::new(status.into()))
                 }
@@ -682,7 +717,7 @@ impl State {
     /// Takes out a call that has ended and was claimed.
     #[inline]
     pub(super) fn remove(&mut self, key: usize) {
-        let rare = self.calls.remove(key).rare;
+        let rare = self.calls.remove(key);
         if let Some(began) = rare.and_then(|rare| rare.began) {
             self.latencies.end(began);
         }
@@ -691,10 +726,12 @@ impl State {
 
     /// Takes out a call that nobody waits for any more. What the server has of it is cancelled.
     pub(super) fn abandon(&mut self, key: usize) {
-        let call = self.calls.remove(key);
-        if call.end.is_none() {
+        let call = &self.calls[key];
+        let (id, over) = (call.id, call.end.is_some());
+        self.calls.remove(key);
+        if !over {
             self.pending -= 1;
-            let withdrawn = self.withdraw(call.id);
+            let withdrawn = self.withdraw(id);
             if !matches!(
                 withdrawn,
                 Withdrawn::Unseen | Withdrawn::Torn { request: true }
@@ -703,7 +740,7 @@ impl State {
                 // Who waited for the call's end is gone; the driver waits in its place.
                 self.wake_driver();
             }
-            self.cancel(call.id, withdrawn);
+            self.cancel(id, withdrawn);
         }
         self.call_up_next();
     }
@@ -748,7 +785,7 @@ impl State {
         if self.link.shared.closed().is_none() {
             self.link.shared.close(CloseReason::Finished);
         }
-        for (_, call) in &mut self.calls {
+        for call in self.calls.iter_mut() {
             if call.end.is_none() {
                 let error = match self.outbox.withdraw(call.id) {
                     // The server cannot have seen a whole request.
