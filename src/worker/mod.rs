@@ -234,6 +234,8 @@ struct Worker {
     /// Kept from use to use, so that sleeping and waking allocate nothing: connections to be
     /// parked, and what the kernel said.
     parking: Vec<usize>,
+    /// Likewise: those that were active when the worker fell asleep.
+    resting: Vec<usize>,
     /// Parked since the page was told last how connections are.
     unobserved: Vec<usize>,
     events: Vec<Event>,
@@ -273,6 +275,7 @@ impl Worker {
             connections: Slab::new(),
             active: Vec::with_capacity(ROOM),
             parking: Vec::with_capacity(ROOM),
+            resting: Vec::with_capacity(ROOM),
             unobserved: Vec::with_capacity(ROOM),
             events: Vec::with_capacity(ROOM),
             #[cfg(feature = "mpmc_transport")]
@@ -607,10 +610,39 @@ impl Worker {
         if let Some(connection) = self.connections.get_mut(key)
             && !connection.is_active
         {
-            connection.disarm();
             connection.last_busy = self.now;
+            self.resume(key);
+        }
+    }
+
+    /// Makes a parked connection active. It counts as busy when it last was.
+    fn resume(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.is_active
+        {
+            connection.disarm();
             connection.is_active = true;
             self.active.push(key);
+        }
+    }
+
+    /// Whether nothing has happened in a connection for so long that it is to be parked.
+    fn is_quiet(&self, connection: &Connection) -> bool {
+        self.now.saturating_duration_since(connection.last_busy) > self.quiet.limit()
+    }
+
+    /// After a sleep from which somebody has rung: those that were active before it and would be now, had
+    /// there been none, are active again. A client that was kept off its processor for a moment
+    /// would otherwise have a ring to pay for each of its connections.
+    fn resume_all(&mut self) {
+        if self.active.is_empty() {
+            return;
+        }
+        while let Some(key) = self.resting.pop() {
+            let connection = self.connections.get(key);
+            if connection.is_some_and(|connection| !self.is_quiet(connection)) {
+                self.resume(key);
+            }
         }
     }
 
@@ -627,6 +659,7 @@ impl Worker {
     #[cold]
     fn sleep(&mut self) {
         std::mem::swap(&mut self.active, &mut self.parking);
+        self.resting.clone_from(&self.parking);
         let reliable = self.park();
         if reliable && !self.active.is_empty() {
             return;
@@ -662,6 +695,7 @@ impl Worker {
             timeout = Some(timeout.unwrap_or(UNRELIABLE_SLEEP).min(UNRELIABLE_SLEEP));
         }
         self.listen(timeout);
+        self.resume_all();
         self.counters.set_gauge(Gauge::Awake, 1);
         self.mailbox.wake_up();
     }

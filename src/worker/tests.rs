@@ -72,3 +72,43 @@ fn a_trace_context_that_was_not_agreed_on_ends_its_connection_alone() {
     drop((other, server));
     let _ = std::fs::remove_dir_all(directory);
 }
+
+/// Clients that call one after the other.
+const CLIENTS: usize = 64;
+
+/// More than come about by accident.
+const GOOD_ROUNDS: u64 = 100;
+
+#[test]
+fn after_a_short_sleep_one_ring_is_enough_for_all_that_were_active() {
+    let directory = std::env::temp_dir().join(format!("nearwire-rest-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("server.sock");
+    let path = path.to_str().unwrap();
+    let server = Server::builder()
+        .workers(1)
+        .method("echo", |request| Ok(request.to_vec()))
+        .bind(path)
+        .unwrap();
+    let connect = || BlockingClient::connect(path).unwrap();
+    let mut clients: Vec<_> = std::iter::repeat_with(connect).take(CLIENTS).collect();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // On a machine that is busy otherwise many a round takes longer than a connection may be quiet.
+    let (mut good, mut slept) = (0, 0);
+    while good < GOOD_ROUNDS {
+        assert!(Instant::now() < deadline, "{good} of {slept} rounds");
+        // The worker falls asleep.
+        std::thread::sleep(Duration::from_micros(200));
+        let mut rings = clients.iter_mut().map(|client| {
+            let before = client.metrics().wakeups_sent;
+            assert_eq!(client.call_bytes("echo", b"x").unwrap(), b"x");
+            client.metrics().wakeups_sent - before
+        });
+        let first = rings.next().unwrap();
+        let all = first + rings.sum::<u64>();
+        slept += first;
+        good += u64::from(first > 0 && all <= CLIENTS as u64 / 8);
+    }
+    drop((clients, server));
+    let _ = std::fs::remove_dir_all(directory);
+}
