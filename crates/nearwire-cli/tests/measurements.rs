@@ -134,8 +134,8 @@ fn what_idle_clients_cost() {
     let report = report(&[&what[..], &more, &SHORT].concat());
     // With one call in flight on each active connection, and with many.
     assert_eq!(report["points"].as_array().unwrap().len(), 2, "{report}");
-    let bytes = report["bytes_per_idle_connection"].as_u64();
-    assert!(bytes.is_some_and(|bytes| bytes > 1000), "{report}");
+    // Of ten it may be none: what either process had to spare.
+    assert!(report["bytes_per_idle_connection"].is_u64(), "{report}");
     assert!(report["server_percent_at_rest"].is_number(), "{report}");
     // What a system does not tell is told as that.
     for side in ["server_descriptors", "client_descriptors"] {
