@@ -1,9 +1,11 @@
 //! The calls of a connection that have a place.
 
-use super::state::{ItemQueue, Rare, Upload};
 use crate::error::Small;
+use crate::proto::credit::CreditBalance;
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 use std::task::Waker;
+use std::time::Instant;
 
 /// Bytes of a cache line. A wrong guess costs speed only.
 pub(super) const LINE: usize = 64;
@@ -37,6 +39,37 @@ impl Slot {
     pub(super) fn upload(&mut self) -> Option<&mut Upload> {
         self.rare.as_mut()?.upload.as_mut()
     }
+}
+
+/// What few calls have.
+#[derive(Debug)]
+pub(super) struct Rare {
+    /// When it began, if its time is sampled.
+    pub(super) began: Option<Instant>,
+    /// For calls that are answered by a stream.
+    pub(super) items: Option<ItemQueue>,
+    /// For calls that send a stream.
+    pub(super) upload: Option<Upload>,
+}
+
+/// Items that arrived and were not taken.
+#[derive(Debug)]
+pub(super) struct ItemQueue {
+    pub(super) items: VecDeque<Vec<u8>>,
+    /// What the server may still send.
+    pub(super) balance: CreditBalance,
+    /// Credits of items that were taken, not yet granted again.
+    pub(super) taken: u32,
+}
+
+/// The caller's stream to the server.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// What may still be sent.
+    pub(super) balance: CreditBalance,
+    /// Who waits to send.
+    pub(super) waker: Option<Waker>,
+    pub(super) finished: bool,
 }
 
 /// A reply that was not claimed yet.

@@ -1,6 +1,6 @@
 //! What is known of a connection and its calls, under one lock.
 
-use super::calls::{Calls, LINE, Reply, Slot};
+use super::calls::{Calls, ItemQueue, LINE, Rare, Reply, Slot, Upload};
 use crate::client::STREAM_CREDITS;
 use crate::client::blocking::{status_of, unexpected};
 use crate::error::{CloseReason, Error, Small, Status, Violation};
@@ -21,7 +21,6 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 /// Records that are taken at a time, so that no task holds its thread, or the lock, for long.
 const RECORDS_PER_LOOK: usize = 256;
@@ -85,37 +84,6 @@ pub(super) struct State {
     pub(super) driver_spins: (u64, u64),
     /// Wakers due, to be called without the lock.
     pub(super) to_wake: VecDeque<Waker>,
-}
-
-/// What few calls have.
-#[derive(Debug)]
-pub(super) struct Rare {
-    /// When it began, if its time is sampled.
-    began: Option<Instant>,
-    /// For calls that are answered by a stream.
-    pub(super) items: Option<ItemQueue>,
-    /// For calls that send a stream.
-    pub(super) upload: Option<Upload>,
-}
-
-/// Items that arrived and were not taken.
-#[derive(Debug)]
-pub(super) struct ItemQueue {
-    items: VecDeque<Vec<u8>>,
-    /// What the server may still send.
-    balance: CreditBalance,
-    /// Credits of items that were taken, not yet granted again.
-    taken: u32,
-}
-
-/// The caller's stream to the server.
-#[derive(Debug)]
-pub(super) struct Upload {
-    /// What may still be sent.
-    balance: CreditBalance,
-    /// Who waits to send.
-    waker: Option<Waker>,
-    finished: bool,
 }
 
 /// Asks for the memory of the task that a waker is of, which the wake-up writes and the task's next
