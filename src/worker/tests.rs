@@ -73,14 +73,15 @@ fn a_trace_context_that_was_not_agreed_on_ends_its_connection_alone() {
     let _ = std::fs::remove_dir_all(directory);
 }
 
-/// Clients that call one after the other.
-const CLIENTS: usize = 64;
-
-/// More than come about by accident.
-const GOOD_ROUNDS: u64 = 100;
-
+// On Windows a sleep of 200 µs takes a step of the clock, far longer than a connection may be quiet.
+#[cfg(not(windows))]
 #[test]
 fn after_a_short_sleep_one_ring_is_enough_for_all_that_were_active() {
+    /// Clients that call one after the other.
+    const CLIENTS: usize = 64;
+    /// More than come about by accident.
+    const GOOD_ROUNDS: u64 = 100;
+
     let directory = std::env::temp_dir().join(format!("nearwire-rest-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("server.sock");
