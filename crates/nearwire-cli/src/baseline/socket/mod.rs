@@ -36,9 +36,7 @@ pub fn pair(server: &Child) -> Result<Descriptor> {
 ///
 /// # Errors
 /// Those of the operation.
-pub fn unless_blocking(
-    mut operation: impl FnMut() -> io::Result<usize>,
-) -> io::Result<Option<usize>> {
+fn unless_blocking(mut operation: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match operation() {
             Ok(count) => return Ok(Some(count)),
