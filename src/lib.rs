@@ -39,6 +39,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(docsrs, doc(auto_cfg(hide(loom, fuzzing))))]
 
+#[cfg_attr(any(loom, not(feature = "tokio")), allow(dead_code))]
+mod bias;
 pub mod layout;
 #[cfg_attr(loom, allow(dead_code))]
 mod mailbox;

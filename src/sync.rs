@@ -29,9 +29,31 @@ pub(crate) fn compiler_fence() {
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
+/// Locks, whoever may have panicked before.
+///
+/// Under loom a thread that blocks here is off its processor, so that heavy fences need not wait for it.
+#[inline(always)]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    #[cfg(loom)]
+    return processors::idle(|| mutex.lock().unwrap_or_else(|e| e.into_inner()));
+    #[cfg(not(loom))]
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 /// Tells the processor that this is a spin loop.
 #[cfg(not(loom))]
 #[inline(always)]
 pub(crate) fn spin_hint() {
     std::hint::spin_loop();
+}
+
+/// Lets other threads run, also those that the system holds to be less urgent than this one.
+#[inline]
+pub(crate) fn rest() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(all(test, shuttle, not(loom)))]
+    shuttle::thread::yield_now();
+    #[cfg(not(any(loom, all(test, shuttle))))]
+    std::thread::sleep(std::time::Duration::from_micros(50));
 }

@@ -110,14 +110,15 @@ pub(crate) fn heavy_fence() -> bool {
 }
 
 /// Sleeps by `sleep`: the processor runs something else meanwhile.
-pub(crate) fn idle(sleep: impl FnOnce()) {
+pub(crate) fn idle<R>(sleep: impl FnOnce() -> R) -> R {
     finish();
-    sleep();
+    let slept = sleep();
     with_running(|running| {
         let own = &running.processors[running.own];
         own.answered.store(running.answered, Relaxed);
         fence(SeqCst);
     });
+    slept
 }
 
 /// Nothing runs on this processor any more.

@@ -5,13 +5,16 @@ use std::time::Duration;
 /// Makes this process a target of other processes' heavy fences: nobody else has them, so each side
 /// fences for itself. (macOS has nothing like Linux's `membarrier`; the `FlushProcessWriteBuffers` of
 /// Windows reaches the threads of its own process only.)
-#[cfg(feature = "spsc_transport")]
+#[cfg(any(feature = "spsc_transport", feature = "tokio"))]
 pub(crate) fn register_for_heavy_fences() -> bool {
     false
 }
 
 /// Never takes place, see [`register_for_heavy_fences`].
-#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // nobody to fence for
+#[cfg_attr(
+    not(any(feature = "spsc_transport", feature = "tokio")),
+    allow(dead_code)
+)] // nobody to fence for
 pub(crate) fn heavy_fence() -> bool {
     false
 }

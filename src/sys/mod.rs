@@ -10,6 +10,7 @@
 //! | `control` | [`ControlListener`], [`ControlSocket`]: the socket or pipe with a name: handshake, handles, credentials, death of the peer |
 //! | `name` | `endpoint_of_name`, `endpoint_of_path`: where a server is found |
 //! | `cpu` | the sleeper's heavy fence, affinity, how long others had the processor |
+//! | `exclusive` | [`Exclusive`]: what one thread at a time may touch, cheaper by heavy fences for the one that nearly always does |
 //! | `clock` | the time that all processes share and nobody sets |
 //!
 //! A [`Handle`] is what travels with a control message. What may be watched together with a
@@ -43,6 +44,11 @@ pub(crate) use os::*;
 mod linux_only;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use linux_only::*;
+
+#[cfg(feature = "tokio")]
+mod exclusive;
+#[cfg(feature = "tokio")]
+pub(crate) use exclusive::{Exclusive, Held};
 
 #[cfg(test)]
 mod tests;

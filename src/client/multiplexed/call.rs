@@ -7,7 +7,7 @@ use crate::error::{Result, Small};
 use crate::link::let_others_run;
 use crate::proto::frame::TraceContext;
 use crate::proto::handshake::CallShape;
-use crate::sync::MutexGuard;
+use crate::sys::Held;
 use crate::waiter::Slice;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -76,11 +76,12 @@ struct Wait {
 
 impl Wait {
     /// What to do about a reply that is not there yet.
+    #[inline(always)]
     fn poll<'c>(
         &mut self,
         core: &'c Core,
         progress: &mut Progress<'_>,
-        mut state: MutexGuard<'c, State>,
+        mut state: Held<'c, State>,
         key: usize,
         cx: &mut Context<'_>,
     ) -> Poll<Small<Vec<u8>>> {

@@ -45,7 +45,8 @@ use crate::link::{AsyncWaiter, Link, Shared};
 use crate::metrics::ClientMetrics;
 use crate::proto::handshake::CallShape;
 use crate::settings::Spin;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Mutex;
+use crate::sys::{Exclusive, Held};
 use crate::waiter::{Looker, Spinner};
 use driver::Driver;
 use items::StreamCall;
@@ -54,6 +55,7 @@ use state::State;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Calls that may be made alone in a row before one lets other tasks run first.
 const SOLO_CALLS: u32 = 64;
@@ -88,7 +90,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Core {
     shared: Arc<Shared>,
-    state: Mutex<State>,
+    state: Exclusive<State>,
     /// Used by a call that looks at the ring in place; at most one does.
     solo: Mutex<Spinner>,
     /// This connection, among those whose rings are looked at on a thread.
@@ -96,22 +98,17 @@ struct Core {
 }
 
 impl Core {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    #[inline(always)]
+    fn lock(&self) -> Held<'_, State> {
+        self.state.lock()
     }
 
     /// Ends a piece of work on the state: wakes, without the lock, whoever it is due to.
-    ///
-    /// They are taken out some at a time, so that the list keeps its memory: lists that come and go
-    /// with every look, and are large now and then, make an allocator tidy up all that is small, and
-    /// each reply is allocated (docs: tuning).
-    fn unlock<'a>(&'a self, mut state: MutexGuard<'a, State>) {
-        while state.to_wake.len() > 1 {
-            let woken: [Option<Waker>; WOKEN_TOGETHER] =
-                std::array::from_fn(|_| state.to_wake.pop_front());
-            drop(state);
-            woken.into_iter().flatten().for_each(Waker::wake);
-            state = self.lock();
+    // What is held is more than two words. Not inlined it would be written and copied for each call.
+    #[inline(always)]
+    fn unlock<'a>(&'a self, mut state: Held<'a, State>) {
+        if state.to_wake.len() > 1 {
+            return self.unlock_and_wake(state);
         }
         let last = state.to_wake.pop_front();
         drop(state);
@@ -119,17 +116,37 @@ impl Core {
             last.wake();
         }
     }
+
+    /// They are taken out some at a time, so that the list keeps its memory: lists that come and go
+    /// with every look, and are large now and then, make an allocator tidy up all that is small, and
+    /// each reply is allocated (docs: tuning).
+    #[inline(never)]
+    fn unlock_and_wake<'a>(&'a self, mut state: Held<'a, State>) {
+        while !state.to_wake.is_empty() {
+            let woken: [Option<Waker>; WOKEN_TOGETHER] =
+                std::array::from_fn(|_| state.to_wake.pop_front());
+            drop(state);
+            woken.into_iter().flatten().for_each(Waker::wake);
+            state = self.lock();
+        }
+    }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(|e| e.into_inner());
+        let state = self.state.get_mut();
         state.close();
         // The driver sees that nobody is left.
         if let Some(driver) = state.driver.take() {
             driver.wake();
         }
     }
+}
+
+/// Whether the runtime that this is called in has one thread.
+fn is_of_one_thread() -> bool {
+    let runtime = Handle::try_current();
+    runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread)
 }
 
 impl Client {
@@ -159,9 +176,15 @@ impl Client {
         let spin = shared.spin(spin);
         // The driver spins by itself; the waiter is for sleeping only.
         let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;
+        let state = State::new(link, waiter, sampling);
         let core = Arc::new(Core {
             shared,
-            state: Mutex::new(State::new(link, waiter, sampling)),
+            // Of a runtime of one thread it is this one, and all tasks run here.
+            state: if is_of_one_thread() {
+                Exclusive::biased(state)
+            } else {
+                Exclusive::new(state)
+            },
             solo: Mutex::new(Spinner::new(spin)),
             looker: Looker::new(),
         });

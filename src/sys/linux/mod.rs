@@ -1,7 +1,10 @@
 //! Linux: memfd with seals, a socket pair under an edge-triggered epoll, membarrier.
 
 pub(super) mod closing;
-#[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // nobody to fence for
+#[cfg_attr(
+    not(any(feature = "spsc_transport", feature = "tokio")),
+    allow(dead_code)
+)] // nobody to fence for
 mod cpu;
 #[cfg_attr(not(feature = "spsc_transport"), allow(dead_code))] // no peer rings
 mod doorbell;
@@ -10,7 +13,7 @@ mod memory;
 mod multiplexer;
 pub(super) mod socket;
 
-#[cfg(feature = "spsc_transport")]
+#[cfg(any(feature = "spsc_transport", feature = "tokio"))]
 pub(crate) use cpu::register_for_heavy_fences;
 pub(crate) use cpu::{RunDelay, allowed_cpus, heavy_fence, pin_to};
 #[cfg(any(feature = "spsc_transport", test))]
