@@ -9,6 +9,7 @@ use crate::proto::frame::TraceContext;
 use crate::proto::handshake::CallShape;
 use crate::sys::Held;
 use crate::waiter::Slice;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -70,8 +71,8 @@ fn look(progress: &mut Progress<'_>, state: &mut State, key: usize) -> Option<Sm
 struct Wait {
     /// Let others run, to see whether they call as well.
     stepped_back: bool,
-    /// Time spent looking at the ring, in turns with others on this thread.
-    looked: Option<Duration>,
+    /// Nanoseconds spent looking at the ring, in turns with others on this thread.
+    looked: Option<NonZeroU64>,
 }
 
 impl Wait {
@@ -131,7 +132,7 @@ impl Wait {
             return Looked::InVain;
         };
         let mut end = None;
-        let mut looked = self.looked;
+        let mut looked = self.looked.map(|ns| Duration::from_nanos(ns.get()));
         let slice = spinner.slice(core.looker, &mut looked, || {
             let mut state = core.lock();
             end = look(progress, &mut state, key);
@@ -141,7 +142,8 @@ impl Wait {
         match (end, slice) {
             (Some(end), _) => Looked::Found(end),
             (None, Slice::Shared) => {
-                self.looked = looked;
+                let ns = looked.and_then(|looked| u64::try_from(looked.as_nanos()).ok());
+                self.looked = ns.and_then(NonZeroU64::new);
                 Looked::InTurns
             }
             (None, _) => Looked::InVain,
@@ -234,3 +236,4 @@ impl<R: serde::de::DeserializeOwned> Future for TypedCall<R> {
             .map(|reply| crate::typed::reply(&reply?))
     }
 }
+

@@ -20,6 +20,8 @@ use tracing::Span;
 #[derive(Debug)]
 pub(super) struct Request<'a> {
     method: Method,
+    /// Stands here, where it takes no room of its own.
+    shape: CallShape,
     payload: Cow<'a, [u8]>,
 }
 
@@ -27,6 +29,7 @@ impl<'a> Request<'a> {
     pub(super) fn new(method: Method, payload: impl Into<Cow<'a, [u8]>>) -> Self {
         Self {
             method,
+            shape: CallShape::Unary,
             payload: payload.into(),
         }
     }
@@ -58,7 +61,6 @@ pub(super) struct Place<'a> {
 #[derive(Debug)]
 pub(super) struct Progress<'a> {
     stage: Stage<'a>,
-    shape: CallShape,
     pub(super) deadline: Option<Instant>,
     rare: Option<Box<Rare>>,
 }
@@ -83,12 +85,11 @@ impl<'a> Place<'a> {
         let request = request
             .and_then(|request| check_shape(&core.shared, request.method, shape).map(|()| request));
         let stage = match request {
-            Ok(request) => Stage::New(request),
+            Ok(request) => Stage::New(Request { shape, ..request }),
             Err(error) => Stage::Failed(Some(error.into())),
         };
         let progress = Progress {
             stage,
-            shape,
             deadline: None,
             rare: None,
         };
@@ -148,13 +149,13 @@ impl Progress<'_> {
             deadline_ns = Some(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
         }
         let ticket = self.rare.as_mut().map(|rare| &mut rare.ticket);
-        let Some((key, id)) = state.take_place(ticket, self.shape) else {
+        let Some((key, id)) = state.take_place(ticket, request.shape) else {
             state.queue_for_place(&mut self.rare().ticket, cx);
             return self.poll_deadline(cx).map(Err);
         };
         let plain = deadline_ns.is_none()
             && self.rare.is_none()
-            && !self.shape.has_client_stream()
+            && !request.shape.has_client_stream()
             && !span::is_wanted();
         let sent = if plain {
             // No header on its way through memory, and the payload stays where it is: short stores
@@ -171,7 +172,7 @@ impl Progress<'_> {
             let mut header = Header::request(request.method.number, id);
             header.deadline_ns = deadline_ns;
             header.trace = self.rare.as_ref().and_then(|rare| rare.trace);
-            header.client_stream = self.shape.has_client_stream();
+            header.client_stream = request.shape.has_client_stream();
             if span::is_wanted() {
                 let shared = &state.link.shared;
                 let span = span::of_call(shared, request.method, id, header.trace.as_ref());

@@ -72,30 +72,34 @@ struct Caller {
 }
 
 impl Caller {
-    async fn call(mut self) -> Result<()> {
-        let echo = self.client.method("echo")?;
-        for nth in self.first.. {
-            let start = with_counter(|counter| {
-                let timed = counter.total().is_multiple_of(CALLS_PER_TIME);
-                timed.then(|| counter.now())
-            })?;
-            let request = self.requests.of(self.number, nth);
-            check(&self.client.call_method(echo, request).await?, request)?;
-            let is_ending = with_counter(|counter| {
-                match start {
-                    Some(start) => {
-                        let now = counter.now();
-                        counter.answered(self.number, 1, start, now);
+    // A block, for an `async fn` would keep what it is given twice.
+    #[expect(clippy::manual_async_fn)]
+    fn call(mut self) -> impl Future<Output = Result<()>> {
+        async move {
+            let echo = self.client.method("echo")?;
+            for nth in self.first.. {
+                let start = with_counter(|counter| {
+                    let timed = counter.total().is_multiple_of(CALLS_PER_TIME);
+                    timed.then(|| counter.now())
+                })?;
+                let request = self.requests.of(self.number, nth);
+                check(&self.client.call_method(echo, request).await?, request)?;
+                let is_ending = with_counter(|counter| {
+                    match start {
+                        Some(start) => {
+                            let now = counter.now();
+                            counter.answered(self.number, 1, start, now);
+                        }
+                        None => counter.answered_untimed(self.number, 1),
                     }
-                    None => counter.answered_untimed(self.number, 1),
+                    counter.is_ending()
+                })?;
+                if is_ending {
+                    break;
                 }
-                counter.is_ending()
-            })?;
-            if is_ending {
-                break;
             }
+            Ok(())
         }
-        Ok(())
     }
 }
 
