@@ -236,4 +236,3 @@ impl<R: serde::de::DeserializeOwned> Future for TypedCall<R> {
             .map(|reply| crate::typed::reply(&reply?))
     }
 }
-

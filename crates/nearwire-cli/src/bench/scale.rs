@@ -38,6 +38,10 @@ pub use offender::{OFFENDER_ROLE, be_offender};
 pub use report::{Found, Placed, Point, Report};
 use side::{Load, Setup, Side};
 
+/// What each of the calls in flight adds to the time that is not measured: until all have been made once or
+/// twice, their tasks are being created and their memory is touched for the first time.
+const FIRST_CALL: Duration = Duration::from_micros(2);
+
 /// One run takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(400);
 
@@ -407,11 +411,15 @@ impl Scale {
         }
         for size in self.sizes(&[64, 1 << 10]) {
             for &window in windows {
+                let first_round = FIRST_CALL * (connections * window).try_into()?;
                 let load = Load {
                     size,
                     window,
                     rate: None,
-                    budget,
+                    budget: Budget {
+                        warm_up: budget.warm_up.max(first_round),
+                        ..budget
+                    },
                 };
                 let mut series: Vec<Series> = sides.iter().map(|_| Series::default()).collect();
                 probe.forget();
