@@ -34,7 +34,13 @@ impl Pace {
     /// When call `number`, counted from 0, is due after the start.
     #[inline]
     pub(super) fn due(self, number: u64) -> Duration {
-        Duration::from_nanos((self.first_ns + self.interval_ns * number as f64) as u64)
+        Duration::from_nanos(self.due_ns(number))
+    }
+
+    /// The same in nanoseconds, for who asks for each of many calls.
+    #[inline(always)]
+    pub(super) fn due_ns(self, number: u64) -> u64 {
+        (self.first_ns + self.interval_ns * number as f64) as u64
     }
 }
 

@@ -121,7 +121,10 @@ fn call_one(
         caller.call(requests.of(number, call))?;
         now = counter.now();
         match pace {
-            Some(_) => counter.answered_late(0, due, now),
+            Some(_) => {
+                counter.answered_late(0, 1);
+                counter.was_due(due, now);
+            }
             None => counter.answered(0, 1, due, now),
         }
     }
