@@ -5,6 +5,7 @@ use crate::support::child::{Commands, open_descriptors, say};
 use crate::support::{Settings, current_thread, multi_thread, pattern};
 use nearwire::{BlockingClient, Client, ClientBuilder, Spin};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -80,6 +81,7 @@ pub fn echoes(settings: &Settings, commands: Commands) {
         }
         "async" => current_thread().block_on(concurrently(settings, calls, &progress)),
         "async, many threads" => multi_thread().block_on(concurrently(settings, calls, &progress)),
+        "async, two runtimes" => current_thread().block_on(from_two_runtimes(settings, calls)),
         other => panic!("no kind {other:?}"),
     };
     run();
@@ -129,6 +131,37 @@ async fn concurrently(settings: &Settings, calls: u64, progress: &Arc<Progress>)
     });
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
+    }
+}
+
+/// The connection is made and driven in a runtime of one thread, which calls; the other half of the calls comes
+/// meanwhile from a thread that has a runtime of its own.
+async fn from_two_runtimes(settings: &Settings, calls: u64) {
+    let client = builder(settings)
+        .connect(&settings.server(NAME))
+        .await
+        .unwrap();
+    say("ready");
+    let half = calls / 2;
+    // Nobody but this thread has been there so far.
+    one_by_one(&client, settings, 2 * calls..2 * calls + half).await;
+    let elsewhere = {
+        let (client, settings) = (client.clone(), settings.clone());
+        std::thread::spawn(move || {
+            current_thread().block_on(one_by_one(&client, &settings, calls..calls + half));
+        })
+    };
+    while !elsewhere.is_finished() {
+        one_by_one(&client, settings, 0..half).await;
+    }
+    elsewhere.join().unwrap();
+}
+
+async fn one_by_one(client: &Client, settings: &Settings, calls: Range<u64>) {
+    for n in calls {
+        let request = request(settings, n);
+        let method = ["echo_into", "echo_later"][n as usize % 2];
+        assert!(client.call_bytes(method, &request).await.unwrap() == request);
     }
 }
 

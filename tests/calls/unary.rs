@@ -117,7 +117,13 @@ fn sixty_four_tasks_share_a_connection_and_nobody_gets_anothers_reply() {
 fn client_processes_of_all_kinds_share_a_server() {
     let place = Place::new();
     let server = place.start_ready("server", &[("workers", "2")]);
-    let kinds = ["blocking", "pipeline", "async", "async, many threads"];
+    let kinds = [
+        "blocking",
+        "pipeline",
+        "async",
+        "async, many threads",
+        "async, two runtimes",
+    ];
     let clients = kinds.map(|kind| place.start_ready("echoes", &[("kind", kind)]));
     for client in &clients {
         client.expect("done");
