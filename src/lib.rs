@@ -76,6 +76,8 @@ mod observer;
 #[cfg(all(feature = "tokio", not(loom)))]
 mod pool;
 #[cfg(not(loom))]
+mod rate;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod segment;
 #[cfg(not(loom))]
@@ -125,6 +127,7 @@ mod surface {
     };
     #[cfg(all(feature = "tokio", feature = "serde"))]
     pub use crate::pool::{PoolItems, TypedPoolCall};
+    pub use crate::rate::RateLimit;
     #[cfg(feature = "tokio")]
     pub use crate::server::{ByteItemReceiver, ByteItemSender};
     pub use crate::server::{CallContext, Limits, Pin, Server, ServerBuilder, WorkerInfo};

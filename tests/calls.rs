@@ -30,6 +30,8 @@ mod limits;
 mod metrics;
 #[path = "calls/permissions.rs"]
 mod permissions;
+#[path = "calls/rates.rs"]
+mod rates;
 #[path = "calls/server.rs"]
 mod server;
 #[path = "calls/spans.rs"]
@@ -63,6 +65,7 @@ const ROLES: support::Roles = &[
     ("many", clients::many),
     ("on one thread", clients::on_one_thread),
     ("in flight", clients::in_flight),
+    ("hang", clients::hang),
     ("deadline", clients::deadline),
     #[cfg(all(target_os = "linux", feature = "spsc_transport"))]
     ("cramped", clients::cramped),

@@ -163,6 +163,7 @@ table! {
     Sleeps => counter("sleeps", "Times a worker slept in the kernel");
     Parks => counter("parks", "Times a connection went quiet and was parked");
     FullRingWaits => counter("full_ring_waits", "Messages that found no space in a client's ring and had to wait");
+    Throttled => counter("throttled", "Times a connection had used up its message rate and was held back for a while");
     Stalls => counter("stalls", "Times a worker was held up for more than 10 ms, as a handler that blocks does; waiting for a processor is not counted on Linux");
     CallsFailed => call("failed");
     CallsPanicked => call("panicked");

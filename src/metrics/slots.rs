@@ -67,6 +67,8 @@ pub enum State {
     Active,
     /// It has been quiet; its client rings when it has something.
     Parked,
+    /// It has used up its message rate and is held back: what its client sends stays in the ring.
+    Throttled,
 }
 
 /// What a slot says once.
@@ -147,7 +149,7 @@ impl ConnectionSlot {
     pub(crate) fn observe(&self, observed: &Observed) {
         let parked = observed.parked.iter().enumerate();
         let parked = parked.fold(0, |bits, (at, &is)| bits | u64::from(is) << at);
-        self.put(slot::STATE, (observed.state == State::Parked).into());
+        self.put(slot::STATE, observed.state as u64);
         self.put(slot::MESSAGES_RECEIVED, observed.messages_received);
         self.put(slot::MESSAGES_SENT, observed.messages_sent);
         self.put(slot::CONSUMED, observed.consumed);

@@ -325,6 +325,7 @@ impl ConnectionSnapshot {
             since: time(slot::SINCE),
             state: match words[slot::STATE] {
                 0 => State::Active,
+                2 => State::Throttled,
                 _ => State::Parked,
             },
             messages_received: words[slot::MESSAGES_RECEIVED],

@@ -26,6 +26,7 @@ use crate::metrics::{Counter, CountersPage, DEFAULT_SAMPLING, Reader, Snapshot};
 use crate::name::Place;
 use crate::proto::handshake::{RejectCode, ServerPolicy, VERSIONS, fitting_label};
 use crate::proto::mode::Mode;
+use crate::rate::RateLimit;
 use crate::settings::{Memory, PeerPolicy, Spin, TransportPolicy};
 use crate::worker::{Mail, Mailbox, WorkerHandle, WorkerSettings};
 use methods::{Handler, Methods};
@@ -68,12 +69,23 @@ pub struct Limits {
     pub min_ring: usize,
     /// The largest ring that a client gets, per direction, in bytes.
     pub max_ring: usize,
+    /// Messages that are taken from one connection, per second and at once; `None`: as many as come.
+    ///
+    /// One that has sent more is held back, and others have the processors: nothing more is taken
+    /// from its ring for some milliseconds, and its client waits as it does whenever the ring is full.
+    /// Nothing is lost and nothing is an error. Every frame counts: requests, those without an answer,
+    /// items of streams, credits and cancellations, which all wait for their turn in the ring; each
+    /// fragment of a large message too. Answers leave, handlers run on and their deadlines hold, a
+    /// client that dies is noticed at once, and draining takes no longer. What a client has sent when it
+    /// closes the connection, a ring full at most, is taken at once. Not for listeners, whose
+    /// connections the program reads itself.
+    pub max_message_rate: Option<RateLimit>,
 }
 
 impl Default for Limits {
     /// 10,000 connections, 64 MiB per message, 1024 calls in flight on
     /// each, 100,000 in the runtime, 8 GiB mapped, rings of 4 KiB
-    /// to 4 MiB.
+    /// to 4 MiB, messages as fast as they come.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
@@ -83,6 +95,7 @@ impl Default for Limits {
             max_mapped: 8 << 30,
             min_ring: layout::MIN_CAPACITY,
             max_ring: 4 << 20,
+            max_message_rate: None,
         }
     }
 }
@@ -520,6 +533,7 @@ impl ServerBuilder {
                     spin: self.spin,
                     max_message: limits.max_message,
                     max_in_flight: limits.max_in_flight,
+                    max_message_rate: limits.max_message_rate,
                     pin_to: match &self.pin {
                         Pin::None => None,
                         Pin::Auto => Some(cpus[number % cpus.len()]),
@@ -592,7 +606,7 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<()> {
     if limits.max_in_flight == 0 || limits.max_in_flight > u32::MAX as usize {
         return setting("max_in_flight", "at least 1");
     }
-    Ok(())
+    RateLimit::check(limits.max_message_rate, "max_message_rate")
 }
 
 /// Spreads accepted connections over the workers: the least loaded gets the next.

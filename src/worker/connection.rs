@@ -13,6 +13,7 @@ use crate::proto::frame::{Header, Kind, Tag, TraceContext};
 use crate::proto::handshake::CloseCode;
 use crate::proto::reassembly::{Message, Reassembly};
 use crate::proto::status::{Code, encode_status};
+use crate::rate::RateLimit;
 use crate::ring::Ready;
 use crate::server::methods::{CallContext, Handler};
 use crate::waiter::Fences;
@@ -48,6 +49,8 @@ pub(super) enum Found {
     Something,
     /// So much that the turn was over before it.
     More,
+    /// Something that may not be taken yet: the connection's rate is used up.
+    TooMuch,
 }
 
 /// One connection. Owned by exactly one worker.
@@ -102,6 +105,7 @@ impl Connection {
         key: usize,
         max_message: usize,
         max_in_flight: usize,
+        rate: Option<RateLimit>,
         counters: WorkerCounters,
     ) -> Self {
         let context = CallContext {
@@ -124,7 +128,7 @@ impl Connection {
             outbox: Outbox::default(),
             #[cfg(feature = "tokio")]
             calls: Calls::new(max_in_flight, max_message),
-            allowance: Allowance::default(),
+            allowance: Allowance::new(rate),
             counters,
             counted: Counted::default(),
             slot: None,
@@ -153,8 +157,40 @@ impl Connection {
         self.is_over_socket
     }
 
+    /// Whether the kernel has told, or would tell, of the end behind what came over the socket.
+    #[cold]
+    pub(super) fn is_over_socket_that_ends(&self) -> bool {
+        let shared = &self.link.shared;
+        self.is_over_socket && (shared.closed().is_some() || shared.control().is_peer_gone())
+    }
+
     pub(super) fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Whether its rate is used up, so that nothing is taken from it.
+    #[inline(always)]
+    pub(super) fn is_held_back(&self) -> bool {
+        self.allowance.is_held()
+    }
+
+    /// Takes nothing from now on, because its rate is used up. Returns until when, unless it is held back
+    /// already.
+    pub(super) fn hold_back(&mut self) -> Option<Instant> {
+        let until = self.allowance.hold();
+        self.counters
+            .add(Counter::Throttled, until.is_some().into());
+        until
+    }
+
+    /// Ends what [`hold_back`](Self::hold_back) began.
+    pub(super) fn release(&mut self) {
+        self.allowance.release();
+    }
+
+    /// Its client is at its end: it need not be held back any more.
+    pub(super) fn lift_rate(&mut self) {
+        self.allowance.lift();
     }
 
     /// The client has closed the connection behind what it had sent, which is taken first: a ring full
@@ -188,9 +224,15 @@ impl Connection {
         self.outbox.len()
     }
 
-    /// Whether frames may be taken: answers find space, and few requests wait for others to end.
+    /// Whether frames may be taken.
     #[inline(always)]
     fn takes_requests(&self) -> bool {
+        !self.is_held_back() && self.has_room()
+    }
+
+    /// Whether answers find space, and few requests wait for others to end.
+    #[inline(always)]
+    fn has_room(&self) -> bool {
         #[cfg(feature = "tokio")]
         if self.calls.are_full() {
             return false;
@@ -230,7 +272,7 @@ impl Connection {
         }
         // Calls that somebody wants to see go the way on which they have spans.
         let traced = tracing::enabled!(target: CALLS, tracing::Level::DEBUG);
-        let (allowed, began) = self.allowance.begin();
+        let (allowed, began) = self.allowance.begin(bench.now);
         let (mut taken, mut answered) = (0, 0);
         // The place of the next call to be sampled, and of the last one.
         let (mut sample_at, mut sampled_at) = (bench.sampler.left(), 0);
@@ -238,7 +280,7 @@ impl Connection {
         // reply came after: soon enough to be the start of the next one. Looking at the clock takes
         // longer than what lies between, and who samples every call looks once for each.
         let mut just_ended = None;
-        while taken < allowed && self.takes_requests() {
+        while taken < allowed && self.has_room() {
             match next_incoming(&mut self.link.rx, &mut self.reassembly, &mut bench.request)? {
                 Some(Incoming::Request {
                     method,
@@ -329,8 +371,13 @@ impl Connection {
             self.link.rx.found();
         } else {
             self.link.rx.release();
-            if self.link.rx.ready() == Ready::Closed {
-                return Err(Error::closed(CloseReason::Finished).into());
+            match self.link.rx.ready() {
+                Ready::Closed => return Err(Error::closed(CloseReason::Finished).into()),
+                Ready::Data if allowed == 0 && self.has_room() => {
+                    self.allowance.end(0, began);
+                    return Ok(Found::TooMuch);
+                }
+                _ => {}
             }
         }
         Ok(match self.allowance.end(taken, began) {
@@ -423,7 +470,11 @@ impl Connection {
         let peer_sleeps = peer_sleeps && !self.is_over_socket;
         let parked = !self.is_active;
         slot.observe(&Observed {
-            state: if parked { State::Parked } else { State::Active },
+            state: match parked {
+                true if self.is_held_back() => State::Throttled,
+                true => State::Parked,
+                false => State::Active,
+            },
             messages_received: counted.messages_received,
             messages_sent: counted.messages_sent,
             consumed: rx.position(),

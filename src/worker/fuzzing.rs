@@ -53,6 +53,7 @@ fn run(runtime: &Runtime, link: Link, mut peer: impl Peer, mut input: Input<'_>)
         spin: Spin::NEVER,
         max_message: MAX_MESSAGE,
         max_in_flight: 4,
+        max_message_rate: None,
         pin_to: None,
         page: Arc::new(page),
         #[cfg(feature = "mpmc_transport")]

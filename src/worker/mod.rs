@@ -6,6 +6,9 @@
 //! in the multiplexer, and it costs nothing until its client rings. When all are parked the
 //! worker sleeps.
 //!
+//! A connection that has used up its rate, if it has one, is *held back*: it is parked without being
+//! watched for requests, and active again at a time. What it sends meanwhile stays in its ring.
+//!
 //! ```text
 //!            rings, or mail
 //!   parked ----------------> active
@@ -36,6 +39,7 @@ use crate::link::RequestQueue;
 use crate::link::{KEPT_BUFFER, Link, Shared};
 use crate::metrics::{Counter, CountersPage, Gauge, Sampler, WorkerCounters, WorkerDistributions};
 use crate::proto::handshake::CloseCode;
+use crate::rate::RateLimit;
 use crate::server::methods::Methods;
 use crate::settings::Spin;
 use crate::sys::{Event, Multiplexer, RunDelay};
@@ -43,6 +47,8 @@ use crate::waiter::{Fences, Spinner};
 use connection::{Connection, Found};
 use quiet::Quiet;
 use slab::Slab;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -85,6 +91,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) spin: Spin,
     pub(crate) max_message: usize,
     pub(crate) max_in_flight: usize,
+    pub(crate) max_message_rate: Option<RateLimit>,
     pub(crate) pin_to: Option<usize>,
     pub(crate) page: Arc<CountersPage>,
     /// Where requests come from of clients that have no ring for them.
@@ -239,6 +246,8 @@ struct Worker {
     /// Parked since the page was told last how connections are.
     unobserved: Vec<usize>,
     events: Vec<Event>,
+    /// Until when connections are held back, and which: those that say so of themselves.
+    held_back: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Connections for which something came through the request queue.
     #[cfg(feature = "mpmc_transport")]
     fed: Vec<usize>,
@@ -278,6 +287,7 @@ impl Worker {
             resting: Vec::with_capacity(ROOM),
             unobserved: Vec::with_capacity(ROOM),
             events: Vec::with_capacity(ROOM),
+            held_back: BinaryHeap::with_capacity(ROOM),
             #[cfg(feature = "mpmc_transport")]
             fed: Vec::with_capacity(ROOM),
             multiplexer,
@@ -428,7 +438,9 @@ impl Worker {
         if let Some(requests) = &self.settings.requests {
             let taken = requests.drain(PIECES_PER_SWEEP, self.number, &mut self.fed);
             while let Some(key) = self.fed.pop() {
-                self.activate(key);
+                if !self.stays_held_back(key) {
+                    self.activate(key);
+                }
             }
             return taken > 0;
         }
@@ -453,6 +465,19 @@ impl Worker {
             let key = self.active[place];
             let connection = &mut self.connections[key];
             match connection.turn(&mut self.bench) {
+                Ok(Found::TooMuch) if connection.is_over_socket_that_ends() => {
+                    // The end lies behind what was sent.
+                    self.lift_rate(key);
+                    busy += 1;
+                }
+                Ok(Found::TooMuch) => {
+                    if let Some(until) = connection.hold_back() {
+                        self.held_back.push(Reverse((until, key)));
+                    }
+                    // Only those that had their turn move up.
+                    self.active.remove(place);
+                    self.parking.push(key);
+                }
                 Ok(Found::Nothing) if connection.is_over_socket() => {
                     let shared = &connection.link().shared;
                     if shared.closed().is_some() {
@@ -498,6 +523,7 @@ impl Worker {
         self.look_for_stall(now);
         let before = self.now;
         self.listen(Some(Duration::ZERO));
+        self.release();
         self.settings.skip_strays();
         if now.saturating_duration_since(self.observed) >= OBSERVATION {
             self.observe();
@@ -571,10 +597,11 @@ impl Worker {
     /// again. False if the announcement may have gone unseen.
     fn park(&mut self) -> bool {
         let (mut symmetric, mut asymmetric) = (false, false);
-        self.counters.add(Counter::Parks, self.parking.len() as u64);
+        let mut quiet = 0;
         for &key in &self.parking {
             let connection = &mut self.connections[key];
             connection.is_active = false;
+            quiet += u64::from(!connection.is_held_back());
             for fences in connection.announce().into_iter().flatten() {
                 symmetric |= fences == Fences::Symmetric;
                 asymmetric |= fences == Fences::Asymmetric;
@@ -584,6 +611,7 @@ impl Worker {
                 self.unobserved.push(key);
             }
         }
+        self.counters.add(Counter::Parks, quiet);
         // One fence of each kind serves all announcements.
         let reliable = (!symmetric || Fences::Symmetric.sleeper())
             & (!asymmetric || Fences::Asymmetric.sleeper());
@@ -597,6 +625,9 @@ impl Worker {
 
     /// A client has rung for a connection.
     fn rung(&mut self, key: usize) {
+        if self.stays_held_back(key) {
+            return;
+        }
         if let Some(connection) = self.connections.get(key)
             && !connection.is_active
         {
@@ -604,6 +635,34 @@ impl Worker {
             self.quiet.rung_after(idle);
         }
         self.activate(key);
+    }
+
+    /// Whether a connection is held back, so that there is no point in a turn: it has nothing to send.
+    fn stays_held_back(&self, key: usize) -> bool {
+        let connection = self.connections.get(key);
+        connection.is_some_and(|c| c.is_held_back() && !c.is_blocked())
+    }
+
+    /// Has those connections go on whose time to be held back is over. Returns how many.
+    fn release(&mut self) -> usize {
+        let mut released = 0;
+        while let Some(&Reverse((until, key))) = self.held_back.peek()
+            && until <= self.now
+        {
+            self.held_back.pop();
+            self.connections[key].release();
+            self.activate(key);
+            released += 1;
+        }
+        released
+    }
+
+    /// Has a connection go on for good: its client is at its end, and what it has sent is the last.
+    fn lift_rate(&mut self, key: usize) {
+        if self.connections[key].is_held_back() {
+            self.held_back.retain(|Reverse((_, held))| *held != key);
+        }
+        self.connections[key].lift_rate();
     }
 
     fn activate(&mut self, key: usize) {
@@ -652,7 +711,7 @@ impl Worker {
         if self.active.is_empty() || self.active.len() == self.connections.len() {
             return false;
         }
-        self.listen(Some(Duration::ZERO)) > 0
+        self.listen(Some(Duration::ZERO)) + self.release() > 0
     }
 
     /// Parks everything and sleeps until something happens.
@@ -687,7 +746,8 @@ impl Worker {
         self.counters.add(Counter::Sleeps, 1);
         self.counters.set_gauge(Gauge::ConnectionsActive, 0);
         self.counters.set_gauge(Gauge::Awake, 0);
-        if let Some(until) = self.drain_until {
+        let released = self.held_back.peek().map(|&Reverse((until, _))| until);
+        for until in [self.drain_until, released].into_iter().flatten() {
             let left = until.saturating_duration_since(Instant::now());
             timeout = Some(timeout.map_or(left, |timeout: Duration| timeout.min(left)));
         }
@@ -696,6 +756,7 @@ impl Worker {
         }
         self.listen(timeout);
         self.resume_all();
+        self.release();
         self.counters.set_gauge(Gauge::Awake, 1);
         self.mailbox.wake_up();
     }
@@ -743,6 +804,13 @@ impl Worker {
                 self.remove(key, error);
                 return;
             }
+            if connection.is_held_back() {
+                if connection.is_over_socket_that_ends() {
+                    self.lift_rate(key);
+                } else if !connection.is_blocked() {
+                    return;
+                }
+            }
             // What came has its turn, and behind it the end, if that came too.
             self.activate(key);
             return;
@@ -752,6 +820,7 @@ impl Worker {
             Some(CloseReason::Finished) if !connection.is_finished() => {
                 if !connection.is_finishing() {
                     connection.finish();
+                    self.lift_rate(key);
                     self.settle_queue(&shared);
                 }
                 self.activate(key);
@@ -847,6 +916,7 @@ impl Worker {
             key,
             settings.max_message,
             settings.max_in_flight,
+            settings.max_message_rate,
             self.counters.clone(),
         ));
         connection.show(&settings.page, self.number);
@@ -871,6 +941,9 @@ impl Worker {
     /// Takes a connection out, active or not, and closes it.
     fn remove(&mut self, key: usize, error: Error) {
         let connection = self.connections.remove(key);
+        if connection.is_held_back() {
+            self.held_back.retain(|Reverse((_, held))| *held != key);
+        }
         if connection.is_active {
             self.active.retain(|&other| other != key);
         }

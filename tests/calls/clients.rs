@@ -318,6 +318,19 @@ pub fn in_flight(settings: &Settings, commands: Commands) {
     });
 }
 
+/// Has sent `calls` calls that never end, which the server need not have taken.
+pub fn hang(settings: &Settings, commands: Commands) {
+    let mut client = BlockingClient::connect(NAME).unwrap();
+    let hang = client.method("hang").unwrap();
+    let mut pipeline = client.pipeline();
+    for _ in 0..settings.number("calls").unwrap() {
+        pipeline.submit(hang, b"").unwrap();
+    }
+    pipeline.flush();
+    say("ready");
+    commands.wait();
+}
+
 /// Calls `hang` with a deadline and says how it ended.
 pub fn deadline(settings: &Settings, commands: Commands) {
     let mut client = builder(settings).connect_blocking(NAME).unwrap();

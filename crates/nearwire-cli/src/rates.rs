@@ -73,6 +73,7 @@ impl Interval {
         }
         match connection.state {
             metrics::State::Parked => ConnectionState::Parked,
+            metrics::State::Throttled => ConnectionState::Throttled,
             _ => ConnectionState::Active,
         }
     }
@@ -84,6 +85,8 @@ impl Interval {
 pub enum ConnectionState {
     Active,
     Parked,
+    /// It has used up its message rate.
+    Throttled,
     /// Its client takes no replies, or its worker does not come round.
     Stuck,
 }
@@ -93,6 +96,7 @@ impl ConnectionState {
         match self {
             Self::Active => "active",
             Self::Parked => "parked",
+            Self::Throttled => "throttled",
             Self::Stuck => "stuck",
         }
     }

@@ -85,6 +85,8 @@ fn row<'a>(
         ConnectionState::Stuck
     } else if connection.state == State::Parked {
         ConnectionState::Parked
+    } else if connection.state == State::Throttled {
+        ConnectionState::Throttled
     } else {
         ConnectionState::Active
     };

@@ -187,7 +187,7 @@ fn connections(frame: &mut Frame<'_>, area: Rect, interval: &Interval, screen: &
         let connection = row.connection;
         let style = match row.state {
             ConnectionState::Stuck => WRONG,
-            ConnectionState::Parked => LABEL,
+            ConnectionState::Parked | ConnectionState::Throttled => LABEL,
             ConnectionState::Active => Style::new(),
         };
         Row::new([
