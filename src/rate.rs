@@ -136,7 +136,6 @@ impl TokenBucket {
     }
 
     /// Whether it says no more than a new one would.
-    #[cfg(test)]
     pub(crate) fn is_full(&self) -> bool {
         self.level == self.size()
     }

@@ -1,6 +1,7 @@
 //! Accepting connections: one thread per name, which shakes hands with any number of clients at a
 //! time, so that one that is slow, or silent on purpose, keeps nobody waiting.
 
+mod connect_rate;
 mod queue;
 
 pub use queue::{ByteListener, Listener, ListenerBuilder};
@@ -9,7 +10,9 @@ use crate::error::{Error, Result};
 use crate::link::{Accepting, Grants, Link, Progress};
 use crate::name::Place;
 use crate::proto::handshake::RejectCode;
+use crate::rate::RateLimit;
 use crate::sys::{ControlListener, ControlSocket, Event, Multiplexer, MultiplexerWaker};
+use connect_rate::{ConnectRate, Turn};
 use slab::Slab;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +55,7 @@ impl Acceptor {
     pub(crate) fn start(
         place: &Place,
         grants: Arc<Grants>,
+        rate: Option<RateLimit>,
         admission: impl Admission,
     ) -> Result<Self> {
         let listener = ControlListener::bind(&place.path, place.private_directory)?;
@@ -66,6 +70,7 @@ impl Acceptor {
             multiplexer,
             grants,
             admission,
+            rate: rate.map(ConnectRate::new),
             pending: Slab::new(),
             observers: Slab::new(),
             stop: stop.clone(),
@@ -120,6 +125,8 @@ struct Accept<A> {
     multiplexer: Multiplexer,
     grants: Arc<Grants>,
     admission: A,
+    /// How fast a process may connect, and who waits for that.
+    rate: Option<ConnectRate<ControlSocket>>,
     pending: Slab<Accepting>,
     /// They have what they wanted; their sockets' ends tell them, and this side, of the other's.
     observers: Slab<ControlSocket>,
@@ -130,7 +137,7 @@ impl<A: Admission> Accept<A> {
     fn run(mut self) {
         let (mut ready, mut gone) = (Vec::new(), Vec::new());
         while !self.stop.load(Relaxed) {
-            let timeout = self.earliest_deadline();
+            let timeout = self.timeout();
             let mut listener_ready = false;
             let slept = self.multiplexer.sleep(timeout, |event| match event {
                 Event::Socket(LISTENER) => listener_ready = true,
@@ -152,6 +159,7 @@ impl<A: Admission> Accept<A> {
                 }
             }
             self.drop_the_slow();
+            self.admit_waiting();
             if listener_ready {
                 self.accept();
                 if self.pending.len() >= MAX_HANDSHAKES {
@@ -162,6 +170,31 @@ impl<A: Admission> Accept<A> {
         }
         for (_, mut client) in std::mem::take(&mut self.pending) {
             client.refuse(RejectCode::Draining, "the server is shutting down");
+        }
+        let waiting = self.rate.take().map(ConnectRate::into_waiting);
+        for socket in waiting.into_iter().flatten() {
+            self.turn_away(socket, RejectCode::Draining, "the server is shutting down");
+        }
+    }
+
+    /// Refuses a client that did not begin to shake hands.
+    fn turn_away(&self, socket: ControlSocket, code: RejectCode, text: &str) {
+        if let Ok(mut client) = Accepting::new(socket, self.grants.clone(), 0, None) {
+            client.refuse(code, text);
+        }
+    }
+
+    /// Lets those shake hands that had to wait for their process's rate.
+    fn admit_waiting(&mut self) {
+        while self.pending.len() < MAX_HANDSHAKES {
+            let next = self
+                .rate
+                .as_mut()
+                .and_then(|rate| rate.next(Instant::now()));
+            let Some(socket) = next else {
+                return;
+            };
+            self.begin(socket);
         }
     }
 
@@ -177,25 +210,49 @@ impl<A: Admission> Accept<A> {
                     return;
                 }
             };
-            let id = NEXT_CONNECTION.fetch_add(1, Relaxed);
-            // Whoever is refused says first what it wants: it may be an observer.
-            let pending = self.pending.iter().filter(|(_, c)| c.is_admitted()).count();
-            let full = self.admission.admit(pending).err();
-            let client = match Accepting::new(socket, self.grants.clone(), id, full) {
-                Ok(client) => client,
+            let Some(rate) = &mut self.rate else {
+                self.begin(socket);
+                continue;
+            };
+            let peer = match socket.peer() {
+                Ok(peer) => peer,
                 Err(error) => {
                     tracing::warn!(%error, "a client was lost while it connected");
                     continue;
                 }
             };
-            let key = self.pending.insert(client);
-            if let Err(error) = self.multiplexer.add_socket(key, self.pending[key].socket()) {
-                tracing::error!(%error, "a client cannot be watched");
-                self.pending.remove(key);
-                continue;
+            match rate.come(peer.into(), socket, Instant::now()) {
+                Turn::Now(socket) => self.begin(socket),
+                Turn::Later => {}
+                Turn::Never(socket) => {
+                    tracing::warn!(peer.pid, "a client was refused: too many wait before it");
+                    let text = "too many connections of this process wait for its rate";
+                    self.turn_away(socket, RejectCode::Limits, text);
+                }
             }
-            self.go_on(key);
         }
+    }
+
+    /// Begins to shake hands with a client.
+    fn begin(&mut self, socket: ControlSocket) {
+        let id = NEXT_CONNECTION.fetch_add(1, Relaxed);
+        // Whoever is refused says first what it wants: it may be an observer.
+        let pending = self.pending.iter().filter(|(_, c)| c.is_admitted()).count();
+        let full = self.admission.admit(pending).err();
+        let client = match Accepting::new(socket, self.grants.clone(), id, full) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::warn!(%error, "a client was lost while it connected");
+                return;
+            }
+        };
+        let key = self.pending.insert(client);
+        if let Err(error) = self.multiplexer.add_socket(key, self.pending[key].socket()) {
+            tracing::error!(%error, "a client cannot be watched");
+            self.pending.remove(key);
+            return;
+        }
+        self.go_on(key);
     }
 
     /// Lets a client go on with its handshake as far as it can.
@@ -260,12 +317,14 @@ impl<A: Admission> Accept<A> {
         }
     }
 
-    fn earliest_deadline(&self) -> Option<Duration> {
-        let earliest = self
-            .pending
-            .iter()
-            .map(|(_, client)| client.deadline)
-            .min()?;
+    /// How long there is nothing to do, unless somebody says something.
+    fn timeout(&self) -> Option<Duration> {
+        let deadlines = self.pending.iter().map(|(_, client)| client.deadline);
+        // Without room for it nobody has a turn.
+        let has_room = self.pending.len() < MAX_HANDSHAKES;
+        let rate = self.rate.as_ref().filter(|_| has_room);
+        let turn = rate.and_then(ConnectRate::next_at);
+        let earliest = deadlines.chain(turn).min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 

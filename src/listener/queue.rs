@@ -187,7 +187,8 @@ impl ListenerBuilder {
             connections: connections.clone(),
             max_connections: limits.max_connections,
         };
-        let acceptor = Acceptor::start(&place, Arc::new(grants), admission)?;
+        let acceptor =
+            Acceptor::start(&place, Arc::new(grants), limits.max_connect_rate, admission)?;
         Ok(Queue {
             acceptor,
             waiting,

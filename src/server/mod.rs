@@ -78,14 +78,24 @@ pub struct Limits {
     /// fragment of a large message too. Answers leave, handlers run on and their deadlines hold, a
     /// client that dies is noticed at once, and draining takes no longer. What a client has sent when it
     /// closes the connection, a ring full at most, is taken at once. Not for listeners, whose
-    /// connections the program reads itself.
+    /// connections the program reads itself. A burst of less than a 200th of the rate has the worker wake
+    /// more often than every 5 ms for it.
     pub max_message_rate: Option<RateLimit>,
+    /// Connections that one process may open, per second and at once; `None`: as many as it can.
+    ///
+    /// One that comes faster waits for its turn to shake hands, for as long as its own time-out lets it, and
+    /// nobody else waits for it. Until then it counts neither towards `max_connections` nor
+    /// towards the time that a handshake may take. Up to 1,024 of a process and 4,096 in all may wait;
+    /// more are refused with this reason. Observers count too. Where the system does not tell the
+    /// process, as across PID namespaces, all of the user count together.
+    pub max_connect_rate: Option<RateLimit>,
 }
 
 impl Default for Limits {
     /// 10,000 connections, 64 MiB per message, 1024 calls in flight on
     /// each, 100,000 in the runtime, 8 GiB mapped, rings of 4 KiB
-    /// to 4 MiB, messages as fast as they come.
+    /// to 4 MiB, messages and
+    /// connections as fast as they come.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
@@ -96,6 +106,7 @@ impl Default for Limits {
             min_ring: layout::MIN_CAPACITY,
             max_ring: 4 << 20,
             max_message_rate: None,
+            max_connect_rate: None,
         }
     }
 }
@@ -581,7 +592,7 @@ impl ServerBuilder {
                 .collect(),
             max_connections: limits.max_connections,
         };
-        let acceptor = Acceptor::start(&place, grants, dispatch);
+        let acceptor = Acceptor::start(&place, grants, limits.max_connect_rate, dispatch);
         let mut server = Server {
             acceptor: None,
             workers,
@@ -606,7 +617,8 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<()> {
     if limits.max_in_flight == 0 || limits.max_in_flight > u32::MAX as usize {
         return setting("max_in_flight", "at least 1");
     }
-    RateLimit::check(limits.max_message_rate, "max_message_rate")
+    RateLimit::check(limits.max_message_rate, "max_message_rate")?;
+    RateLimit::check(limits.max_connect_rate, "max_connect_rate")
 }
 
 /// Spreads accepted connections over the workers: the least loaded gets the next.

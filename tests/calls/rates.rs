@@ -1,9 +1,9 @@
-//! A server that takes no more messages from a client than a rate lets it: what is held back comes in
-//! the end, and nothing else waits for it.
+//! A server that takes no more messages from a client, or connections from a process, than a rate lets
+//! it: what is held back comes in the end, and nothing else waits for it.
 
 use crate::server::NAME;
 use crate::support::{PATIENCE, Place, eventually, eventually_async, within, within_async};
-use nearwire::{BlockingClient, Client, Error};
+use nearwire::{BlockingClient, Client, ClientBuilder, Error};
 use std::time::{Duration, Instant};
 
 /// As [`PATIENCE`], for what a client that is held back must not wait for.
@@ -189,7 +189,62 @@ fn draining_is_over_at_once_if_all_is_held_back() {
     });
 }
 
+fn who_connects_too_fast_waits_and_nobody_else_does() {
+    let (rate, burst, count) = (5.0, 10, 40);
+    let place = Place::new();
+    let server = place.start_ready("server", &[("max_connect_rate", "5:10")]);
+    let many = place.start_ready("many", &[("count", &count.to_string())]);
+    let name = place.socket(NAME);
+    within(PATIENCE, "connecting", move || {
+        let connections = || server.report()["connections"];
+        let begun = Instant::now();
+        many.tell("go");
+        eventually("the burst is in", || connections() >= burst);
+        // Of this process, which has a burst of its own.
+        let mut others: Vec<_> = (0..3)
+            .map(|_| BlockingClient::connect(&name).unwrap())
+            .collect();
+        for other in &mut others {
+            assert_eq!(other.call_bytes("echo", b"in").unwrap(), b"in");
+        }
+        assert!(connections() < count + 3, "all others were before these");
+        many.expect("done");
+        assert_eq!(connections(), count + 3);
+        let most = burst as f64 + rate * begun.elapsed().as_secs_f64();
+        assert!(count as f64 <= most, "{count} of {most} at most");
+    });
+}
+
+fn stopping_does_not_wait_for_those_that_connect_too_fast() {
+    let place = Place::new();
+    let server = place.start_ready("server", &[("max_connect_rate", "1:1")]);
+    let name = place.socket(NAME);
+    let _first = BlockingClient::connect(&name).unwrap();
+    let waiting = std::thread::spawn(move || {
+        let builder = ClientBuilder::new().timeout(PATIENCE);
+        // One by one, so that one waits nearly all the time.
+        let mut clients = Vec::new();
+        loop {
+            match builder.clone().connect_blocking(&name) {
+                Ok(client) => clients.push(client),
+                Err(error) => return error,
+            }
+        }
+    });
+    eventually("another is in", || server.report()["connections"] >= 2);
+    within(PATIENCE, "shutdown", move || {
+        let begun = Instant::now();
+        server.tell("shutdown 60000");
+        server.expect("shut down");
+        assert!(begun.elapsed() < SOON);
+        waiting.join().unwrap();
+        assert!(begun.elapsed() < SOON, "it was not told");
+    });
+}
+
 crate::over_all_transports!(
+    who_connects_too_fast_waits_and_nobody_else_does,
+    stopping_does_not_wait_for_those_that_connect_too_fast,
     no_more_is_taken_than_the_rate_and_all_of_it_in_the_end,
     others_have_rates_of_their_own,
     a_call_that_is_held_back_can_be_given_up,

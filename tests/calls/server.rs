@@ -161,8 +161,9 @@ fn configure(mut builder: ServerBuilder, settings: &Settings) -> ServerBuilder {
     for (name, field) in fields {
         *field = settings.number(name).unwrap_or(*field);
     }
-    let rate = settings.text("max_message_rate");
-    limits.max_message_rate = rate.map(|rate| rate.parse().unwrap());
+    let rate = |name| settings.text(name).map(|rate| rate.parse().unwrap());
+    limits.max_message_rate = rate("max_message_rate");
+    limits.max_connect_rate = rate("max_connect_rate");
     if let Some(bytes) = settings.number("max_mapped") {
         limits.max_mapped = bytes as u64;
     }
