@@ -36,6 +36,30 @@ impl From<Transports> for TransportPolicy {
     }
 }
 
+/// Rates between processes: in the words of the command line.
+pub mod rate_limit {
+    use nearwire::RateLimit;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(limit: &Option<RateLimit>, to: S) -> Result<S::Ok, S::Error> {
+        limit.map(|limit| limit.to_string()).serialize(to)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The deserializer's, and what a rate looks like.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<RateLimit>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
 /// Reads a size: `4096`, `64KiB`, `1.5 MB`.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
-use nearwire::{Exporter, HugePages, Limits, Memory, Pin, Server, ServerBuilder, Spin};
+use nearwire::{Exporter, HugePages, Limits, Memory, Pin, RateLimit, Server, ServerBuilder, Spin};
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{self, Transports};
@@ -27,7 +27,8 @@ pub const PRIVATE_SERVER_ROLE: &str = "server";
 Examples:
   nearwire serve demo
   nearwire serve demo --workers 2 --pin auto
-  nearwire serve ./private/demo.sock --max-connections 100 --max-message 1MiB")]
+  nearwire serve ./private/demo.sock --max-connections 100 --max-message 1MiB
+  nearwire serve demo --max-message-rate 10000:1000 --max-connect-rate 100")]
 pub struct Serve {
     /// The server's name, or a path with a '/' for its socket.
     pub name: String,
@@ -57,6 +58,16 @@ pub struct Settings {
     /// The largest request.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = arguments::bytes)]
     pub max_message: usize,
+    /// Messages that are taken from one connection, per second and at once; it waits beyond that
+    /// [default: as many as come].
+    #[arg(long, value_name = "RATE[:BURST]")]
+    #[serde(with = "arguments::rate_limit")]
+    pub max_message_rate: Option<RateLimit>,
+    /// Connections that one process may open, per second and at once; it waits beyond that
+    /// [default: as many as it can].
+    #[arg(long, value_name = "RATE[:BURST]")]
+    #[serde(with = "arguments::rate_limit")]
+    pub max_connect_rate: Option<RateLimit>,
     /// Pages that the server's rings are made of, if the system has them.
     #[arg(long, value_enum, default_value_t = Pages::Never)]
     pub huge_pages: Pages,
@@ -84,6 +95,8 @@ impl Default for Settings {
             spin: None,
             max_connections: limits.max_connections as u32,
             max_message: limits.max_message,
+            max_message_rate: None,
+            max_connect_rate: None,
             huge_pages: Pages::Never,
             pre_touch: false,
             transport: Transports::Any,
@@ -164,6 +177,8 @@ impl Settings {
             max_connections: self.max_connections as usize,
             max_message: self.max_message,
             max_ring: self.ring_max,
+            max_message_rate: self.max_message_rate,
+            max_connect_rate: self.max_connect_rate,
             ..Limits::default()
         };
         let mut builder = Server::builder()
@@ -312,6 +327,27 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_library() {
         assert_eq!(Line::parse_from(["serve"]).settings, Settings::default());
+    }
+
+    #[test]
+    fn rates_reach_the_process_that_serves() {
+        let line = [
+            "serve",
+            "--max-message-rate",
+            "50:2",
+            "--max-connect-rate",
+            "7",
+        ];
+        let settings = Line::parse_from(line).settings;
+        let messages = RateLimit {
+            per_second: 50,
+            burst: 2,
+        };
+        assert_eq!(settings.max_message_rate, Some(messages));
+        assert_eq!(settings.max_connect_rate, Some(RateLimit::per_second(7)));
+        let text = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
+        assert!(Line::try_parse_from(["serve", "--max-message-rate", "0"]).is_err());
     }
 
     #[test]
