@@ -155,6 +155,10 @@ fn what_bad_clients_cost_others() {
     let is_there = |name: &str| kinds.iter().any(|kind| kind["name"] == name);
     assert!(is_there("one floods"), "{report}");
     assert_eq!(is_there("one is stopped"), cfg!(unix), "{report}");
+    for (place, least) in [("here", 4), ("limited", 3), ("elsewhere", 2)] {
+        let there = kinds.iter().filter(|kind| kind["place"] == place).count();
+        assert!(there >= least, "{place}: {report}");
+    }
     let together = kinds
         .iter()
         .map(|kind| kind["offences"].as_array().unwrap());

@@ -23,6 +23,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use nearwire::RateLimit;
 use serde::{Deserialize, Serialize};
 
 use super::calls::Transport;
@@ -36,7 +37,7 @@ pub use figures::Figures;
 use figures::Run;
 pub use offender::{OFFENDER_ROLE, be_offender};
 pub use report::{Found, Placed, Point, Report};
-use side::{Load, Setup, Side};
+use side::{Limits, Load, Setup, Side};
 
 /// What each of the calls in flight adds to the time that is not measured: until all have been made once or
 /// twice, their tasks are being created and their memory is touched for the first time.
@@ -118,6 +119,14 @@ pub struct Scale {
     /// Wish for rings of this size per direction, a power of two [default: 128 KiB].
     #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
     ring: Option<usize>,
+    /// Messages that the Nearwire server takes from one connection, per second and at once [default: as
+    /// many as come; with --bad-clients 10000:1000 in the rows that say so].
+    #[arg(long, value_name = "RATE[:BURST]")]
+    max_message_rate: Option<RateLimit>,
+    /// Connections that one process may open, per second and at once [default: as many as it can;
+    /// with --bad-clients 100 in the rows that say so].
+    #[arg(long, value_name = "RATE[:BURST]")]
+    max_connect_rate: Option<RateLimit>,
     #[command(flatten)]
     options: Options,
 }
@@ -233,6 +242,8 @@ impl Plan {
             workers: None,
             spin: None,
             ring: None,
+            max_message_rate: None,
+            max_connect_rate: None,
             options: Options {
                 json: false,
                 pin: false,
@@ -314,6 +325,10 @@ impl Scale {
             workers: self.workers,
             spin: self.spin,
             ring: self.ring,
+            limits: Limits {
+                messages: self.max_message_rate,
+                connects: self.max_connect_rate,
+            },
             cpus: self.options.cpus()?,
         })
     }

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use nearwire::RateLimit;
 use serde::Serialize;
 
 use super::figures::Run;
 use super::offender::{Offence, Offender};
 use super::report::{Heading, shape_name};
-use super::side::{Load, Side};
+use super::side::{Limits, Load, Side};
 use super::{Figures, Rate, Scale, Shape};
 use crate::arguments::human_size;
 use crate::bench::calls::Transport;
@@ -28,6 +29,18 @@ const CALLS: f64 = 10_000.0;
 /// The most that the others' p99 may be with a bad client, as a multiple of that without.
 const MOST: f64 = 2.0;
 
+/// What the limited server lets a connection and a process do, unless told otherwise: hundreds of times
+/// what one that behaves well does here.
+const MESSAGES: RateLimit = RateLimit {
+    per_second: 10_000,
+    burst: 1_000,
+};
+const CONNECTS: RateLimit = RateLimit::per_second(100);
+
+/// How long bad clients are at it before they are measured, so that what they may do at once is behind
+/// them.
+const TIME_FOR_BURST: Duration = Duration::from_millis(300);
+
 /// Above this part of all CPUs the machine is called saturated.
 const SATURATED: f64 = 0.9;
 
@@ -36,32 +49,59 @@ fn plans() -> Vec<Plan> {
     let ones = Offence::ALL.iter().map(|offence| Plan {
         name: offence.name(),
         offences: std::slice::from_ref(offence),
-        elsewhere: false,
+        place: Where::Here,
     });
     let mut plans: Vec<Plan> = ones.collect();
-    plans.push(Plan {
-        name: match plans.len() {
-            4 => "all four at once",
-            _ => "all three at once",
-        },
-        offences: Offence::ALL,
-        elsewhere: false,
-    });
-    plans.push(Plan {
-        name: "one floods another server",
-        offences: &[Offence::Floods],
-        elsewhere: true,
-    });
+    let (all, all_limited) = match plans.len() {
+        4 => ("all four at once", "all four at once, limited"),
+        _ => ("all three at once", "all three at once, limited"),
+    };
+    let more: [(_, &[Offence], _); 6] = [
+        (all, Offence::ALL, Where::Here),
+        ("one floods, limited", &[Offence::Floods], Where::Limited),
+        (
+            "one connects and leaves, limited",
+            &[Offence::Reconnects],
+            Where::Limited,
+        ),
+        (all_limited, Offence::ALL, Where::Limited),
+        (
+            "one floods another server",
+            &[Offence::Floods],
+            Where::Elsewhere,
+        ),
+        (
+            "one connects to another server",
+            &[Offence::Reconnects],
+            Where::Elsewhere,
+        ),
+    ];
+    plans.extend(more.map(|(name, offences, place)| Plan {
+        name,
+        offences,
+        place,
+    }));
     plans
+}
+
+/// Which server bad clients have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Where {
+    /// The others'.
+    Here,
+    /// The others', which is another one that limits rates.
+    Limited,
+    /// One of their own: what they take from the others then is the machine, and nothing that this
+    /// server could share out.
+    Elsewhere,
 }
 
 /// Who is there beside those that behave well.
 struct Plan {
     name: &'static str,
     offences: &'static [Offence],
-    /// With a server of their own: what they take from the others then is the machine, and nothing
-    /// that this server could share out.
-    elsewhere: bool,
+    place: Where,
 }
 
 /// What bad clients do to the others.
@@ -84,8 +124,7 @@ pub(super) struct Report {
 struct Kind {
     name: &'static str,
     offences: &'static [Offence],
-    /// Whether the bad clients have another server: for comparison.
-    elsewhere: bool,
+    place: Where,
     without: Figures,
     with: Figures,
     /// The part of the time in which the machine's CPUs were busy, if the system tells.
@@ -124,29 +163,45 @@ impl Scale {
             budget: self.budget(USUAL),
         };
         eprintln!("measuring: {connections} clients, {} …", shape_name(shape));
-        let setup = self.setup(Transport::Nearwire, shape, connections)?;
+        let mut setup = self.setup(Transport::Nearwire, shape, connections)?;
+        let limits = Limits {
+            messages: setup.limits.messages.or(Some(MESSAGES)),
+            connects: setup.limits.connects.or(Some(CONNECTS)),
+        };
+        let mut limited = setup.clone();
+        limited.limits = limits;
+        setup.limits = Limits {
+            messages: None,
+            connects: None,
+        };
         let other = setup.start_server()?;
         let side = Side::open(setup)?;
+        eprintln!("measuring: as many of a server that limits rates …");
+        let limited = Side::open(limited)?;
         // What comes once: pages that are touched, threads that are started.
         side.run(&load)?;
+        limited.run(&load)?;
         let plans = plans();
         let mut runs: Vec<(Vec<Run>, Vec<Run>)> =
             plans.iter().map(|_| Default::default()).collect();
         for round in 0..self.rounds() {
             eprintln!("measuring: round {} of {} …", round + 1, self.rounds());
             for (plan, (without, with)) in plans.iter().zip(&mut runs) {
-                without.push(side.run(&load)?);
-                let server = if plan.elsewhere {
-                    &other
-                } else {
-                    side.server()
+                let (side, server) = match plan.place {
+                    Where::Here => (&side, side.server()),
+                    Where::Limited => (&limited, limited.server()),
+                    Where::Elsewhere => (&side, &other),
                 };
+                without.push(side.run(&load)?);
                 let name = server.name();
                 let offenders = plan
                     .offences
                     .iter()
                     .map(|offence| Offender::start(*offence, name))
                     .collect::<Result<Vec<_>>>()?;
+                if plan.place == Where::Limited {
+                    std::thread::sleep(TIME_FOR_BURST);
+                }
                 with.push(side.run(&load)?);
                 offenders.iter().try_for_each(Offender::is_at_it)?;
             }
@@ -164,6 +219,13 @@ impl Scale {
                         human_size(load.size),
                     ),
                     format!("Where: {}; bad clients anywhere.", side.placement()),
+                    format!(
+                        "Limited: a server that takes {} messages of a connection and {} connections of \
+                         a process (per second, and at once if that is another number); bad clients \
+                         are measured when they have had their burst.",
+                        limits.messages.unwrap_or(MESSAGES),
+                        limits.connects.unwrap_or(CONNECTS)
+                    ),
                 ],
             ),
             clients: connections,
@@ -179,6 +241,7 @@ impl Scale {
         }
         let memory = side.bytes_per_connection()?;
         side.finish()?;
+        limited.finish()?;
         other.finish()?;
         for (plan, (without, with)) in plans.iter().zip(&runs) {
             report.kinds.push(Kind::of(plan, without, with, memory)?);
@@ -200,7 +263,7 @@ impl Kind {
         Ok(Self {
             name: plan.name,
             offences: plan.offences,
-            elsewhere: plan.elsewhere,
+            place: plan.place,
             busy_without: busy(without),
             busy_with: busy(with),
             without: Figures::of(without.iter(), memory)?,
@@ -219,7 +282,7 @@ fn middle(figures: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 impl Report {
     fn conclude(&mut self) {
         for kind in &self.kinds {
-            if kind.elsewhere {
+            if kind.place == Where::Elsewhere {
                 continue;
             }
             let ratio = kind.times_the_p99;
@@ -302,7 +365,7 @@ impl Report {
         writeln!(
             text,
             "Times of the well-behaved clients' calls, from when they were due; over all runs, the \
-             ratio pair by pair. One that floods another server is no bad client of this one: it shows \
+             ratio pair by pair. Those of another server are no bad clients of this one: they show \
              what is lost to the machine's CPUs being busy."
         )?;
         writeln!(text, "\n{}", verdict_lines(&self.verdicts).trim_end())?;

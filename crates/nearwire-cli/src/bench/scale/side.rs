@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use nearwire::RateLimit;
 
 use super::client::{ClientProcess, Opening, Task};
 use super::figures::{Counts, Run};
@@ -29,8 +30,16 @@ pub(super) struct Setup {
     pub(super) workers: Option<u16>,
     pub(super) spin: Option<u64>,
     pub(super) ring: Option<usize>,
+    pub(super) limits: Limits,
     /// The CPUs of the clients and of the server, if they are pinned.
     pub(super) cpus: (Option<usize>, Option<usize>),
+}
+
+/// What the Nearwire server lets a connection and a process do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) messages: Option<RateLimit>,
+    pub(super) connects: Option<RateLimit>,
 }
 
 /// What the clients do in a run.
@@ -76,6 +85,8 @@ impl Setup {
                     workers: self.workers,
                     spin: self.spin,
                     max_connections: MOST_CONNECTIONS as u32,
+                    max_message_rate: self.limits.messages,
+                    max_connect_rate: self.limits.connects,
                     ..Settings::default()
                 },
                 there,
