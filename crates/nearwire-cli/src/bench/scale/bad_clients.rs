@@ -66,13 +66,13 @@ fn plans() -> Vec<Plan> {
         ),
         (all_limited, Offence::ALL, Where::Limited),
         (
-            "one floods another server",
-            &[Offence::Floods],
+            "one connects to another server",
+            &[Offence::Reconnects],
             Where::Elsewhere,
         ),
         (
-            "one connects to another server",
-            &[Offence::Reconnects],
+            "one floods another server",
+            &[Offence::Floods],
             Where::Elsewhere,
         ),
     ];
