@@ -204,6 +204,7 @@ impl Scale {
                 }
                 with.push(side.run(&load)?);
                 offenders.iter().try_for_each(Offender::is_at_it)?;
+                offenders.into_iter().try_for_each(Offender::end)?;
             }
         }
         let mut report = Report {

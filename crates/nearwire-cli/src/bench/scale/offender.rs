@@ -1,5 +1,7 @@
 //! A client that behaves badly, in a process of its own.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -78,7 +80,10 @@ struct Order {
 }
 
 /// The process. It ends when this is dropped.
-pub(super) struct Offender(Child);
+pub(super) struct Offender {
+    child: Child,
+    offence: Offence,
+}
 
 impl Offender {
     /// Starts it, and waits until it is at it.
@@ -99,16 +104,27 @@ impl Offender {
         if offence == Offence::Stopped {
             os::stop(child.id())?;
         }
-        Ok(Self(child))
+        Ok(Self { child, offence })
     }
 
     /// Sees that it is still there: one that has failed does no harm.
     pub(super) fn is_at_it(&self) -> Result<()> {
         ensure!(
-            !self.0.has_ended(),
+            !self.child.has_ended(),
             "a client that should misbehave has died"
         );
         Ok(())
+    }
+
+    /// Ends it. One that connects is let finish that, and is not killed in the middle.
+    ///
+    /// # Errors
+    /// If it has failed.
+    pub(super) fn end(self) -> Result<()> {
+        match self.offence {
+            Offence::Reconnects => self.child.finish(),
+            Offence::NeverReads | Offence::Floods | Offence::Stopped => Ok(()),
+        }
     }
 }
 
@@ -135,10 +151,17 @@ pub fn be_offender(parent: Parent) -> Result<()> {
         Offence::Reconnects => {
             at_it()?;
             let request = [9; SMALL];
-            loop {
+            let leaves = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&leaves);
+            std::thread::spawn(move || {
+                let _ = leave_it(&parent);
+                told.store(true, Relaxed);
+            });
+            while !leaves.load(Relaxed) {
                 let mut client = builder.connect_blocking(&server)?;
                 check(&client.call_bytes("echo", &request)?, &request)?;
             }
+            Ok(())
         }
     }
 }
