@@ -94,8 +94,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 10,000 connections, 64 MiB per message, 1024 calls in flight on
     /// each, 100,000 in the runtime, 8 GiB mapped, rings of 4 KiB
-    /// to 4 MiB, messages and
-    /// connections as fast as they come.
+    /// to 4 MiB, messages and connections as fast as they come.
     fn default() -> Self {
         Self {
             max_connections: 10_000,

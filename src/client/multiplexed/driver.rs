@@ -22,12 +22,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(core: &Arc<Core>, spin: Spin) -> Self {
+    /// With the turns of the runtime that it is to run in, if it has any.
+    pub(super) fn new(core: &Arc<Core>, spin: Spin, turns: Option<Arc<Turns>>) -> Self {
         Self {
             core: Arc::downgrade(core),
             spinner: Spinner::new(spin),
             looked: None,
-            turn: Turns::of_this_runtime().map(Turn::new),
+            turn: turns.map(Turn::new),
         }
     }
 

@@ -55,7 +55,7 @@ use state::State;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use tokio::runtime::{Handle, RuntimeFlavor};
+use turns::Turns;
 
 /// Calls that may be made alone in a row before one lets other tasks run first.
 const SOLO_CALLS: u32 = 64;
@@ -117,7 +117,7 @@ impl Core {
         }
     }
 
-    /// They are taken out some at a time, so that the list keeps its memory: lists that come and go
+    /// The same where several are to be woken. They are taken out some at a time, so that the list keeps its memory: lists that come and go
     /// with every look, and are large now and then, make an allocator tidy up all that is small, and
     /// each reply is allocated (docs: tuning).
     #[inline(never)]
@@ -141,12 +141,6 @@ impl Drop for Core {
             driver.wake();
         }
     }
-}
-
-/// Whether the runtime that this is called in has one thread.
-fn is_of_one_thread() -> bool {
-    let runtime = Handle::try_current();
-    runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread)
 }
 
 impl Client {
@@ -177,18 +171,18 @@ impl Client {
         // The driver spins by itself; the waiter is for sleeping only.
         let waiter = AsyncWaiter::new(shared.clone(), Spin::NEVER)?;
         let state = State::new(link, waiter, sampling);
+        let turns = Turns::of_this_runtime();
         let core = Arc::new(Core {
             shared,
-            // Of a runtime of one thread it is this one, and all tasks run here.
-            state: if is_of_one_thread() {
-                Exclusive::biased(state)
-            } else {
-                Exclusive::new(state)
+            // Where drivers take turns the runtime has one thread: this one, which all tasks run on.
+            state: match turns {
+                Some(_) => Exclusive::biased(state),
+                None => Exclusive::new(state),
             },
             solo: Mutex::new(Spinner::new(spin)),
             looker: Looker::new(),
         });
-        let driver = Driver::new(&core, spin);
+        let driver = Driver::new(&core, spin, turns);
         Ok((Self { core }, driver))
     }
 
