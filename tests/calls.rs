@@ -61,6 +61,8 @@ const ROLES: support::Roles = &[
     ("bind", server::bind),
     ("echoes", clients::echoes),
     ("hold", clients::hold),
+    #[cfg(unix)]
+    ("comes and goes", clients::comes_and_goes),
     ("give up", clients::give_up),
     ("many", clients::many),
     ("on one thread", clients::on_one_thread),

@@ -53,6 +53,17 @@ impl Progress {
     }
 }
 
+/// Connects, makes a call and leaves, again and again.
+#[cfg(unix)]
+pub fn comes_and_goes(settings: &Settings, _: Commands) {
+    let name = settings.server(NAME);
+    say("ready");
+    loop {
+        let mut client = builder(settings).connect_blocking(&name).unwrap();
+        assert_eq!(client.call_bytes("echo", b"here").unwrap(), b"here");
+    }
+}
+
 /// Makes `calls` calls in the way of `kind` and checks each reply. With `progress` it says `on` after each so
 /// many.
 pub fn echoes(settings: &Settings, commands: Commands) {

@@ -156,6 +156,25 @@ fn a_client_that_stands_still_does_not_hold_the_server() {
     });
 }
 
+/// Not on Windows: wine 8 does not always come back from closing a handle in a process that is being killed
+/// (docs/PLATFORMS.md).
+#[cfg(unix)]
+fn clients_killed_while_they_connect_do_not_hold_the_server() {
+    let place = Place::new();
+    for round in 0..10 {
+        let server = place.start_ready("server", &[]);
+        let mut clients = [(); 2].map(|()| place.start_ready("comes and goes", &[]));
+        std::thread::sleep(Duration::from_millis(10 + round));
+        for client in &mut clients {
+            client.kill();
+        }
+        let begun = Instant::now();
+        server.tell("shutdown 60000");
+        server.expect("shut down");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
 fn an_idle_server_shuts_down_at_once() {
     let place = Place::new();
     let server = place.start_ready("server", &[]);
@@ -169,6 +188,13 @@ fn an_idle_server_shuts_down_at_once() {
         server.expect("shut down");
         assert!(begun.elapsed() < Duration::from_secs(10));
     });
+}
+
+#[cfg(unix)]
+mod on_unix {
+    use super::clients_killed_while_they_connect_do_not_hold_the_server;
+
+    crate::over_all_transports!(clients_killed_while_they_connect_do_not_hold_the_server);
 }
 
 crate::over_all_transports!(

@@ -7,12 +7,12 @@ use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHand
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use windows_sys::Win32::Foundation::{
-    DUPLICATE_CLOSE_SOURCE, DUPLICATE_SAME_ACCESS, DuplicateHandle,
+    DUPLICATE_CLOSE_SOURCE, DUPLICATE_SAME_ACCESS, DuplicateHandle, WAIT_OBJECT_0,
 };
 use windows_sys::Win32::Security::{GetTokenInformation, TOKEN_QUERY, TOKEN_USER, TokenUser};
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, OpenProcess, OpenProcessToken, PROCESS_DUP_HANDLE,
-    PROCESS_QUERY_LIMITED_INFORMATION,
+    PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
 
 /// A process, as long as this lives; its id cannot come to mean another one meanwhile.
@@ -24,7 +24,7 @@ impl Process {
     pub(super) fn open(pid: u32, for_handles: bool) -> io::Result<Self> {
         let mut rights = PROCESS_QUERY_LIMITED_INFORMATION;
         if for_handles {
-            rights |= PROCESS_DUP_HANDLE;
+            rights |= PROCESS_DUP_HANDLE | PROCESS_SYNCHRONIZE;
         }
         // SAFETY: takes numbers only.
         let handle = unsafe { OpenProcess(rights, 0, pid) };
@@ -59,10 +59,20 @@ impl Process {
         Ok(copy as usize as u64)
     }
 
+    /// Whether it has ended, and with it all its handles.
+    fn has_ended(&self) -> bool {
+        // SAFETY: the handle is open.
+        unsafe { WaitForSingleObject(self.0.as_raw_handle(), 0) == WAIT_OBJECT_0 }
+    }
+
     /// Closes a handle that was put there. Fails only if the process is gone or has closed it.
     ///
-    /// It is taken out, for wine closes nothing in another process that goes nowhere.
+    /// It is taken out, for wine closes nothing in another process that goes nowhere. Nor does wine 8 always
+    /// come back from that if the process is being killed meanwhile; so one that has ended is left alone.
     pub(super) fn close(&self, value: u64) {
+        if self.has_ended() {
+            return;
+        }
         let options = DUPLICATE_SAME_ACCESS | DUPLICATE_CLOSE_SOURCE;
         drop(copy_from(self.0.as_raw_handle(), value, options));
     }
