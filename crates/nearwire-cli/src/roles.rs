@@ -49,6 +49,8 @@ fn role(name: &str) -> Option<process::Role> {
         measure::PROBE_ROLE => measure::answer_probes,
         baseline::blocking::ECHO_ROLE => baseline::blocking::serve_echo,
         baseline::crowd::CROWD_ROLE => baseline::crowd::serve_crowd,
+        #[cfg(target_os = "linux")]
+        baseline::slots::SLOTS_ROLE => baseline::slots::serve_slots,
         baseline::coalesced::COALESCED_ROLE => baseline::coalesced::serve_coalesced,
         bench::floor::FAR_SIDE_ROLE => bench::floor::be_far_side,
         demo::DEMO_CLIENT_ROLE => demo::be_client,

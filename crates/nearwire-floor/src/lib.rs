@@ -1,13 +1,13 @@
 //! What the hardware gives: the yardstick that Nearwire's benchmarks are measured against.
 //!
 //! The crate holds *operations*, not a benchmark: a round trip of one cache line, the barest ring
-//! that still carries records, a copy, a sleep and a wake-up. Nothing here reads a clock; whoever
+//! that still carries records, a copy, a sleep and a wake-up, calls of many threads to one. Nothing here reads a clock; whoever
 //! wants a time runs these operations and the product's under the same measuring code.
 //!
 //! It shares no code with Nearwire, and it is **raw on purpose**. Both ends are taken to be honest
 //! and of this very build: nothing in the memory is validated beyond its bounds, nothing is sealed,
-//! waiting is spinning (except in `sleeping`, which does nothing but sleep), a dead peer leaves
-//! the other side spinning, and payloads are moved with plain copies. Never use it to talk to
+//! waiting is spinning (except in `sleeping`, which does nothing but sleep, and in `slots`, which ends with
+//! it), a dead peer leaves the other side spinning, and payloads are moved with plain copies. Never use it to talk to
 //! another program. What the product adds to these figures is the price of being safe.
 //!
 //! Every operation has a near side, which is timed, and a far side in another process. The near
@@ -16,7 +16,7 @@
 //! process opens the far side and calls `answer`, which returns once the near side has called
 //! `stop`. The near side stays until the far side is open: a name goes with its memory.
 //!
-//! Linux has all of it; macOS and Windows lack the ways to sleep and the kernel's prices; on other
+//! Linux has all of it; macOS and Windows lack what sleeps and the kernel's prices; on other
 //! systems the crate is empty.
 #![cfg(any(target_os = "linux", target_os = "macos", windows))]
 
@@ -28,6 +28,8 @@ pub mod ping_pong;
 pub mod ring;
 #[cfg(target_os = "linux")]
 pub mod sleeping;
+#[cfg(target_os = "linux")]
+pub mod slots;
 
 pub use memory::{Arena, Descriptor};
 

@@ -172,6 +172,8 @@ fn child_process() {
         ("commit ring", consume::<Commit>),
         ("tail echo", echo::<Tail>),
         ("commit echo", echo::<Commit>),
+        #[cfg(target_os = "linux")]
+        ("slots", linux::answer_slots),
     ]);
 }
 
@@ -253,10 +255,13 @@ fn a_far_side_refuses_the_wrong_descriptors() {
 /// What only Linux has.
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::cores;
+    use super::{FarSide, cores};
+    use nearwire_floor::Descriptors;
     use nearwire_floor::kernel::{self, BarrierTarget};
     use nearwire_floor::sleeping::{Edge, Eventfd, Futex, ShutDown, Sleeping, Socket};
+    use nearwire_floor::slots::Slots;
     use std::thread;
+    use std::time::Duration;
 
     fn sleeps_and_wakes<S: Sleeping>() {
         let (mut near, descriptors) = S::create().unwrap();
@@ -286,6 +291,50 @@ mod linux {
     #[test]
     fn a_socket_wakes() {
         sleeps_and_wakes::<Socket>();
+    }
+
+    const CALLERS: usize = 5;
+    const CALLS: u32 = 500;
+
+    /// The far side of slots.
+    pub fn answer_slots(descriptors: Descriptors) {
+        let answered = Slots::open(descriptors).unwrap().answer().unwrap();
+        assert_eq!(answered, u64::from(CALLS) * CALLERS as u64);
+    }
+
+    #[test]
+    fn slots_answer_each_caller_and_sleep_in_between() {
+        let _cores = cores();
+        let (slots, descriptors) = Slots::create(CALLERS, 100).unwrap();
+        let far = FarSide::start("slots", descriptors);
+        assert_eq!(slots.len(), CALLERS);
+        thread::scope(|threads| {
+            for number in 0..CALLERS {
+                let mut caller = slots.caller(number);
+                threads.spawn(move || {
+                    for call in 0..CALLS {
+                        let length = 1 + (call as usize * 7 + number) % 100;
+                        let request: Vec<u8> = (0..length).map(|at| (at ^ number) as u8).collect();
+                        let mut reply = vec![0; length];
+                        caller.call(&request, &mut reply).unwrap();
+                        assert_eq!(reply, request);
+                        if call % 100 == 99 {
+                            // Until the other side sleeps as well.
+                            thread::sleep(Duration::from_millis(20));
+                        }
+                    }
+                });
+            }
+        });
+        slots.stop().unwrap();
+        far.finish();
+    }
+
+    #[test]
+    #[should_panic(expected = "no slot 3")]
+    fn a_slot_that_is_not_there_is_refused() {
+        let (slots, _descriptors) = Slots::create(3, 8).unwrap();
+        let _ = slots.caller(3);
     }
 
     #[test]

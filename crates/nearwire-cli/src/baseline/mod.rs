@@ -9,10 +9,14 @@
 //! - [`coalesced`]: many calls in flight on Tokio, as many frames per system call as there are;
 //! - [`crowd`]: the same server for many connections at a time;
 //! - [`socket`]: the connection itself.
+//!
+//! And, on Linux, the least that calls could cost: `slots`, of the yardstick.
 
 pub mod blocking;
 pub mod coalesced;
 pub mod crowd;
+#[cfg(target_os = "linux")]
+pub mod slots;
 pub mod socket;
 
 use anyhow::{Result, bail};

@@ -42,6 +42,10 @@ pub enum Transport {
     Nearwire,
     /// A plain Unix stream socket; on Windows a plain named pipe.
     Unix,
+    /// The floor: bare slots in shared memory, which one thread sweeps, and a futex for each caller that
+    /// sleeps. For --shape threads and processes.
+    #[cfg(target_os = "linux")]
+    Floor,
 }
 
 /// What calls go over.

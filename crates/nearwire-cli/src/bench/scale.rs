@@ -46,6 +46,9 @@ const FIRST_CALL: Duration = Duration::from_micros(2);
 /// One run takes this long, unless told otherwise.
 const USUAL: Duration = Duration::from_millis(400);
 
+/// Bytes of requests, unless told otherwise.
+const USUAL_SIZES: [usize; 2] = [64, 1 << 10];
+
 /// Connections that one server may have, and descriptors for each of them, on either side.
 const MOST_CONNECTIONS: usize = 100_000;
 
@@ -325,6 +328,7 @@ impl Scale {
             workers: self.workers,
             spin: self.spin,
             ring: self.ring,
+            longest: self.sizes(&USUAL_SIZES).into_iter().max().unwrap_or(0),
             limits: Limits {
                 messages: self.max_message_rate,
                 connects: self.max_connect_rate,
@@ -366,6 +370,12 @@ impl Scale {
         if self.rate.is_some() && shapes.contains(&Shape::Tasks) {
             bail!("tasks have no schedule: use --rate with --shape sweep,threads,processes");
         }
+        #[cfg(target_os = "linux")]
+        ensure!(
+            !self.transport.contains(&Transport::Floor)
+                || shapes.iter().all(|shape| shape.is_single()),
+            "the floor has one call in flight on a connection: use it with --shape threads,processes"
+        );
         let windows = self.windows(&[1, 64]);
         ensure!(
             windows.contains(&1) || !shapes.iter().all(|shape| shape.is_single()),
@@ -424,7 +434,7 @@ impl Scale {
             let settings = &mut report.heading.settings;
             settings.push(format!("Where: {placement}."));
         }
-        for size in self.sizes(&[64, 1 << 10]) {
+        for size in self.sizes(&USUAL_SIZES) {
             for &window in windows {
                 let first_round = FIRST_CALL * (connections * window).try_into()?;
                 let load = Load {
@@ -446,15 +456,29 @@ impl Scale {
                     }
                 }
                 let found = |cores: Option<Distance>| -> Result<Found> {
+                    let of = |transport| {
+                        let mut pairs = sides.iter().zip(&series);
+                        pairs.find_map(|(side, series)| {
+                            (side.transport() == transport).then_some(series)
+                        })
+                    };
+                    let nearwire = of(Transport::Nearwire);
                     let mut found = Found {
-                        times_the_calls: times_the_calls(&series, cores),
+                        times_the_calls: times_the_calls(nearwire, of(Transport::Unix), cores),
                         ..Found::default()
                     };
+                    #[cfg(target_os = "linux")]
+                    {
+                        found.times_the_floor =
+                            times_the_calls(nearwire, of(Transport::Floor), cores);
+                    }
                     for (side, series) in sides.iter().zip(&series) {
                         let figures = series.figures(cores, side.bytes_per_connection()?)?;
                         match side.transport() {
                             Transport::Nearwire => found.nearwire = figures,
                             Transport::Unix => found.unix_socket = figures,
+                            #[cfg(target_os = "linux")]
+                            Transport::Floor => found.floor = figures,
                         }
                     }
                     Ok(found)
@@ -569,18 +593,19 @@ impl Series {
     }
 }
 
-/// Calls per second over Nearwire, as a multiple of those over the socket, round by round: of
+/// Calls per second of one side, as a multiple of those of the other, round by round: of
 /// rounds in which the cores were so far apart for both, or of all.
-fn times_the_calls(series: &[Series], cores: Option<Distance>) -> Option<RatioFigures> {
-    let [nearwire, unix] = series else {
-        return None;
-    };
+fn times_the_calls(
+    ours: Option<&Series>,
+    others: Option<&Series>,
+    cores: Option<Distance>,
+) -> Option<RatioFigures> {
     let there = |pair: &[&Bracketed; 2]| pair.iter().all(|run| run.is_at(cores));
-    let pairs = nearwire.runs.iter().zip(&unix.runs);
+    let pairs = ours?.runs.iter().zip(&others?.runs);
     let ratios: Vec<f64> = pairs
-        .map(|(nearwire, unix)| [nearwire, unix])
+        .map(|(ours, other)| [ours, other])
         .filter(there)
-        .map(|[nearwire, unix]| nearwire.run.counts.per_second() / unix.run.counts.per_second())
+        .map(|[ours, other]| ours.run.counts.per_second() / other.run.counts.per_second())
         .collect();
     (!ratios.is_empty()).then(|| RatioFigures::of(ratios.into_iter()))
 }

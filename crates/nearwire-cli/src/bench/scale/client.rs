@@ -13,9 +13,13 @@ use super::lanes::{Lane, NearwireLane, SocketLane};
 use super::requests::Requests;
 use super::schedule::Pace;
 use super::threads::NearwireCaller;
+#[cfg(target_os = "linux")]
+use super::threads::{Caller as _, SlotCaller};
 use super::{Shape, sweep, tasks, threads};
 use crate::baseline::blocking::SocketClient;
 use crate::baseline::coalesced;
+#[cfg(target_os = "linux")]
+use crate::baseline::slots;
 use crate::baseline::socket::{self, AsyncStream};
 use crate::bench::calls::{Transport, check};
 use crate::measure::{Budget, instant_of};
@@ -124,6 +128,8 @@ enum Connections {
     Sockets(Vec<SocketClient>),
     SweptSockets(Vec<SocketLane>),
     AsyncSockets(Runtime, Vec<Arc<AsyncStream>>),
+    #[cfg(target_os = "linux")]
+    Slots(Vec<SlotCaller>),
 }
 
 impl Connections {
@@ -170,6 +176,12 @@ impl Connections {
                     .collect::<Result<_, _>>()?;
                 Self::Async(runtime, clients)
             }
+            #[cfg(target_os = "linux")]
+            (Transport::Floor, _) => {
+                let slots = connects.time(|| slots::open(&opening.server))?;
+                let numbers = numbers.map(|number| slots.caller(opening.first + number));
+                Self::Slots(numbers.map(SlotCaller::new).collect())
+            }
             (Transport::Nearwire, _) => Self::Blocking(
                 numbers
                     .map(|_| connects.time(|| builder(opening).connect_blocking(&opening.server)))
@@ -196,6 +208,12 @@ impl Connections {
             Self::Sockets(clients) => {
                 for client in clients {
                     client.round_trip(&request)?;
+                }
+            }
+            #[cfg(target_os = "linux")]
+            Self::Slots(callers) => {
+                for caller in callers {
+                    caller.call(&request)?;
                 }
             }
             Self::SweptSockets(lanes) => {
@@ -246,6 +264,10 @@ impl Connections {
             }
             (Self::Sockets(clients), _) => {
                 threads::call_all(clients, task.pace, &requests, start, budget)
+            }
+            #[cfg(target_os = "linux")]
+            (Self::Slots(callers), _) => {
+                threads::call_all(callers, task.pace, &requests, start, budget)
             }
             (Self::Async(runtime, clients), _) => {
                 runtime.block_on(tasks::nearwire(clients, window, &requests, start, budget))

@@ -22,6 +22,9 @@ const CLIFF: f64 = 0.5;
 /// The most that one call in a hundred may take at a part of the peak rate, in nanoseconds.
 const MOST_P99_NS: f64 = 1e6;
 
+/// What the floor is called.
+const FLOOR: &str = "bare slots";
+
 /// What stands at the top of a report.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Heading {
@@ -92,8 +95,12 @@ pub struct Found {
     pub nearwire: Option<Figures>,
     /// Over Unix sockets; on Windows over named pipes.
     pub unix_socket: Option<Figures>,
+    /// Over bare slots (Linux).
+    pub floor: Option<Figures>,
     /// Calls per second over Nearwire, as a multiple of those over the sockets.
     pub times_the_calls: Option<RatioFigures>,
+    /// The same, as a multiple of those over bare slots.
+    pub times_the_floor: Option<RatioFigures>,
 }
 
 /// What runs gave while the cores were so far apart.
@@ -111,6 +118,7 @@ impl Found {
         let sides = [
             ("Nearwire", &self.nearwire),
             (socket::NAME, &self.unix_socket),
+            (FLOOR, &self.floor),
         ];
         sides
             .into_iter()
@@ -204,6 +212,13 @@ impl Report {
              of server and clients together, for each connection, {SHARED_PAGES}, without the kernel's \
              buffers."
         )?;
+        if self.points.iter().any(|point| point.found.floor.is_some()) {
+            writeln!(
+                text,
+                "Bare slots: one word to look at and one to sleep on for each caller, nothing checked, framed, \
+                 queued or limited. The ratio beside them is Nearwire's calls over theirs."
+            )?;
+        }
         if self.points.iter().any(Point::has_schedule) {
             text += "Answered: of the calls that were due, how many were answered in the time.\n";
         }
@@ -262,8 +277,13 @@ fn row(
         format!("{:.3} s", figures.server_cpu_per_million),
         format!("{:.2}", figures.slowest_over_fastest),
         human_size(figures.bytes_per_connection as usize),
-        match placed.found.times_the_calls {
-            Some(ratio) if over == "Nearwire" => format!("{:.1}x", ratio.median),
+        match (
+            over,
+            placed.found.times_the_calls,
+            placed.found.times_the_floor,
+        ) {
+            ("Nearwire", Some(ratio), _) => format!("{:.1}x", ratio.median),
+            (FLOOR, _, Some(ratio)) => format!("{:.2}x", ratio.median),
             _ => String::new(),
         },
     ]);

@@ -11,6 +11,8 @@ use super::schedule::Pace;
 use super::usage::{self, Ticks};
 use super::{MOST_CONNECTIONS, Shape};
 use crate::baseline::crowd::CROWD_ROLE;
+#[cfg(target_os = "linux")]
+use crate::baseline::slots::{self, SLOTS_ROLE};
 use crate::bench::calls::Transport;
 use crate::measure::{Budget, monotonic};
 use crate::private::PrivateServer;
@@ -30,6 +32,8 @@ pub(super) struct Setup {
     pub(super) workers: Option<u16>,
     pub(super) spin: Option<u64>,
     pub(super) ring: Option<usize>,
+    /// Bytes of the longest request.
+    pub(super) longest: usize,
     pub(super) limits: Limits,
     /// The CPUs of the clients and of the server, if they are pinned.
     pub(super) cpus: (Option<usize>, Option<usize>),
@@ -92,6 +96,14 @@ impl Setup {
                 there,
             ),
             Transport::Unix => PrivateServer::start(CROWD_ROLE, &(), there),
+            #[cfg(target_os = "linux")]
+            Transport::Floor => {
+                let settings = slots::Settings {
+                    slots: self.connections,
+                    longest: self.longest,
+                };
+                PrivateServer::start(SLOTS_ROLE, &settings, there)
+            }
         }
     }
 

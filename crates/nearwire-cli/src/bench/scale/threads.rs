@@ -47,6 +47,33 @@ impl Caller for NearwireCaller<'_> {
     }
 }
 
+/// A slot of the floor's.
+#[cfg(target_os = "linux")]
+pub(super) struct SlotCaller {
+    caller: nearwire_floor::slots::Caller,
+    reply: Vec<u8>,
+}
+
+#[cfg(target_os = "linux")]
+impl SlotCaller {
+    pub(super) fn new(caller: nearwire_floor::slots::Caller) -> Self {
+        Self {
+            caller,
+            reply: Vec::new(),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Caller for SlotCaller {
+    #[inline]
+    fn call(&mut self, request: &[u8]) -> Result<()> {
+        self.reply.resize(request.len(), 0);
+        self.caller.call(request, &mut self.reply)?;
+        check(&self.reply, request)
+    }
+}
+
 impl Caller for SocketClient {
     fn call(&mut self, request: &[u8]) -> Result<()> {
         self.round_trip(request)
