@@ -179,7 +179,12 @@ fn a_transport_beside_another() {
 
 /// What `bench scale` says of each side of its points.
 fn figures(point: &Value) -> [&Value; 2] {
-    ["nearwire", "unix_socket"].map(|side| {
+    figures_of(point, ["nearwire", "unix_socket"])
+}
+
+/// The same of these sides.
+fn figures_of<'a, const N: usize>(point: &'a Value, sides: [&str; N]) -> [&'a Value; N] {
+    sides.map(|side| {
         let figures = &point[side];
         for figure in ["p50_ns", "p99_ns", "p999_ns", "server_cpu_per_million"] {
             assert!(figures[figure].as_f64().unwrap() > 0.0, "{figure}: {point}");
@@ -223,6 +228,29 @@ fn a_server_at_scale_in_every_shape() {
         }
     }
     assert_eq!(kinds, expected);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_floor_is_measured_beside_both() {
+    let place = Place::new();
+    let transports = ["--transport", "nearwire,unix,floor"];
+    let load = ["--connections", "1,7", "--size", "8,100"];
+    let arguments = [&transports[..], &load, &["--shape", "threads,processes"]].concat();
+    let report = report(&place, "scale", &arguments);
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 8);
+    for point in points {
+        figures_of(point, ["nearwire", "unix_socket", "floor"]);
+        for ratio in ["times_the_calls", "times_the_floor"] {
+            assert!(point[ratio]["median"].as_f64().unwrap() > 0.0, "{point}");
+        }
+    }
+    let arguments = ["bench", "scale", "--transport", "floor"];
+    place
+        .run(&arguments)
+        .expect_error(&["the floor", "--shape threads,processes"]);
+    place.expect_nothing_left();
 }
 
 #[test]
