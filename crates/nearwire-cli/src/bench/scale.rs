@@ -328,6 +328,7 @@ impl Scale {
             workers: self.workers,
             spin: self.spin,
             ring: self.ring,
+            #[cfg(target_os = "linux")]
             longest: self.sizes(&USUAL_SIZES).into_iter().max().unwrap_or(0),
             limits: Limits {
                 messages: self.max_message_rate,

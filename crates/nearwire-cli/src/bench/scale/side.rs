@@ -32,7 +32,8 @@ pub(super) struct Setup {
     pub(super) workers: Option<u16>,
     pub(super) spin: Option<u64>,
     pub(super) ring: Option<usize>,
-    /// Bytes of the longest request.
+    /// Bytes of the longest request, for the floor.
+    #[cfg(target_os = "linux")]
     pub(super) longest: usize,
     pub(super) limits: Limits,
     /// The CPUs of the clients and of the server, if they are pinned.
