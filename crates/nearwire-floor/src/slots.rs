@@ -248,7 +248,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Sends `request`, waits for the answer and copies as many bytes of it into `reply`. Panics if they are
+    /// Sends `request`, waits for the answer (after some looks asleep, for as long as it takes) and copies as many bytes of it into `reply`. Panics if they are
     /// more than the slots are for.
     ///
     /// # Errors

@@ -117,9 +117,9 @@ impl Core {
         }
     }
 
-    /// The same where several are to be woken. They are taken out some at a time, so that the list keeps its memory: lists that come and go
-    /// with every look, and are large now and then, make an allocator tidy up all that is small, and
-    /// each reply is allocated (docs: tuning).
+    /// The same where several are to be woken. They are taken out some at a time, so that the list keeps its
+    /// memory: lists that come and go with every look, and are large now and then, make an allocator tidy up
+    /// all that is small, and each reply is allocated (docs: tuning).
     #[inline(never)]
     fn unlock_and_wake<'a>(&'a self, mut state: Held<'a, State>) {
         while !state.to_wake.is_empty() {

@@ -38,6 +38,7 @@ pub fn serve_slots(parent: Parent) -> Result<()> {
 /// A server's slots, which are there until it ends.
 struct Served {
     slots: Arc<Slots>,
+    /// What the link leads to.
     _memory: Vec<OwnedFd>,
 }
 
